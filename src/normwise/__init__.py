@@ -1,3 +1,10 @@
-"""Find the right normalization layer for a network, on its own data."""
+"""Find the right normalization layer for a network, on its own data, and run it fast."""
+
+from normwise import data
+from normwise.catalogue import catalogue, make
+from normwise.errors import NormError
+from normwise.layers import *
+from normwise.running import Running
+from normwise.surgery import find, plan, receipt, swap
 
 __version__ = "0.1.0.dev0"

@@ -1,0 +1,187 @@
+"""The norms by name: what `"group:8"` means, and when each is the right choice."""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from normwise import layers
+from normwise.axes import SCHEMES
+from normwise.errors import NormError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One norm of the catalogue.
+
+    name      the first word of its candidate string
+    averages  its row of the table, as a pattern; empty where nothing is measured
+    when      when it is the right choice, in one sentence
+    source    authors, year and arXiv number
+    layers    the class for x with 1, 2 or 3 dimensions after N and C; 0 is the one
+              for features in the last dimensions
+    argument  what stands after the colon, "group:8"; None where nothing has to
+    defaults  what the class is given beside its number of features
+    """
+
+    name: str
+    averages: str
+    when: str
+    source: str
+    layers: Mapping[int, Callable[..., torch.nn.Module]]
+    argument: str | None = None
+    defaults: Mapping[str, Any] | None = None
+
+    @property
+    def usage(self) -> str:
+        """How a candidate of this norm is written: group:8."""
+        return f"{self.name}:8" if self.argument else self.name
+
+
+def _ranks(name: str) -> dict[int, Callable[..., torch.nn.Module]]:
+    return {dim: getattr(layers, f"{name}{dim}d") for dim in (1, 2, 3)}
+
+
+_ENTRIES = (
+    Entry(
+        "none",
+        "",
+        "The network may not need a norm at all; always worth a try.",
+        "–",
+        {0: partial(layers.Identity, trailing=True), **dict.fromkeys((1, 2, 3), layers.Identity)},
+    ),
+    Entry(
+        "batch",
+        str(SCHEMES["batch"].pattern),
+        "Large batches of data that stays the same in use.",
+        "Ioffe and Szegedy 2015, arXiv:1502.03167",
+        _ranks("BatchNorm"),
+    ),
+    Entry(
+        "instance",
+        str(SCHEMES["instance"].pattern),
+        "Level and loudness of a series carry no meaning: style, speakers, sensors.",
+        "Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022",
+        _ranks("InstanceNorm"),
+        defaults={"affine": True},
+    ),
+    Entry(
+        "group",
+        str(SCHEMES["group"].pattern),
+        "Small batches, where batch norm's statistics are noise.",
+        "Wu and He 2018, arXiv:1803.08494",
+        _ranks("GroupNorm"),
+        argument="num_groups",
+    ),
+    Entry(
+        "layer",
+        str(SCHEMES["layer"].pattern),
+        "Streams and transformers: no position depends on another.",
+        "Ba, Kiros and Hinton 2016, arXiv:1607.06450",
+        {0: layers.LayerNorm, **_ranks("LayerNorm")},
+    ),
+    Entry(
+        "rms",
+        str(SCHEMES["rms"].pattern),
+        "As layer norm, cheaper: the mean stays.",
+        "Zhang and Sennrich 2019, arXiv:1910.07467",
+        {0: layers.RMSNorm, **_ranks("RMSNorm")},
+    ),
+    Entry(
+        "tanh",
+        "",
+        "Statistics are too dear or too noisy: a learned squashing instead.",
+        "Zhu, Chen, He, LeCun and Liu 2025, arXiv:2503.10622",
+        dict.fromkeys((1, 2, 3), layers.DynamicTanh),
+    ),
+)
+
+
+def catalogue() -> dict[str, Entry]:
+    """Every norm that can be a candidate, by name."""
+    return {entry.name: entry for entry in _ENTRIES}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate string taken apart: the norm, and the arguments it is made with."""
+
+    text: str
+    entry: Entry
+    arguments: Mapping[str, Any]
+
+    def make(self, num_features: int | tuple[int, ...] | None, dim: int) -> torch.nn.Module:
+        """The layer for `num_features` channels and `dim` dimensions after N and C."""
+        build = self.entry.layers.get(dim)
+        if build is None:
+            dims = ", ".join(map(str, self.entry.layers))
+            raise NormError(f"{self.text!r} has no layer for dim={dim}; it has {dims}")
+        keywords = {**(self.entry.defaults or {}), **self.arguments}
+        known = list(inspect.signature(build).parameters)
+        for keyword in keywords:
+            if keyword not in known:
+                raise NormError(
+                    f"candidate {self.text!r}: {self.entry.name} has no argument {keyword!r}; "
+                    f"it has {', '.join(known)}"
+                )
+        leading = [keywords.pop(self.entry.argument)] if self.entry.argument else []
+        return build(*leading, num_features, **keywords)
+
+
+def parse_candidate(text: str) -> Candidate:
+    """Read ``name``, ``name:value`` or ``name:key=value,key=value``.
+
+    Raises
+        NormError  for a name that is not in the catalogue (with the nearest that
+                   is), a value that is missing, or one that is not wanted.
+    """
+    name, _, rest = text.strip().partition(":")
+    entries = catalogue()
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=1)
+        meant = f"; did you mean {text.replace(name, near[0])!r}?" if near else "."
+        known = ", ".join(entry.usage for entry in entries.values())
+        raise NormError(f"candidate {text!r} is not known{meant} Known are {known}")
+    entry = entries[name]
+    arguments: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.rpartition("=")
+        if not equals:
+            if entry.argument is None or arguments:
+                raise NormError(
+                    f"candidate {text!r}: {part!r} needs a name before it, as in "
+                    f"{name}:eps=1e-3; {name} takes no bare value"
+                )
+            key = entry.argument
+        arguments[key.strip()] = _value(value.strip())
+    if entry.argument and entry.argument not in arguments:
+        raise NormError(f"candidate {text!r} needs {entry.argument}: write {entry.usage}")
+    return Candidate(text.strip(), entry, arguments)
+
+
+def make(candidate: str, num_features: int | None = None, dim: int = 1) -> torch.nn.Module:
+    """The layer that a candidate string means: ``make("group:8", 64)``.
+
+    num_features  C; inferred from the first input if left out
+    dim           how many dimensions follow N and C: 1 signals, 2 images, 3 volumes;
+                  0 where the features are in the last dimension
+
+    Raises
+        NormError  if the string is not understood or the layer cannot be made.
+    """
+    return parse_candidate(candidate).make(num_features, dim)
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

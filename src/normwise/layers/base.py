@@ -1,0 +1,170 @@
+"""What every layer does with (x, mask): check, complete, normalize, remember.
+
+A layer names its row of the table and holds parameters under torch.nn's names;
+this file does the rest, so that a new norm is a constructor and a docstring.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Fitted, Scheme
+from normwise.errors import NormError, describe
+from normwise.layers.padding import full_mask
+from normwise.reference import Moments, normalize
+from normwise.running import Remembered, recall
+
+_SPACE = {1: "T", 2: "H, W", 3: "D, H, W"}
+
+
+class Normalization(torch.nn.Module):
+    """A layer that is one row of the table.
+
+    Subclasses set `scheme` and, where they take x of one rank only, `dim`: how
+    many dimensions follow N and C. Their constructors leave `weight`, `bias` and
+    `eps` behind, and the number of features under the name `size_name`.
+    """
+
+    scheme: Scheme
+    dim: ClassVar[int | None] = None
+    size_name: ClassVar[str] = "num_features"
+    takes_flat: ClassVar[bool] = False  # (N, C) beside (N, C, T)
+    takes_unbatched: ClassVar[bool] = False  # (C, T) beside (N, C, T)
+    lazy_class: ClassVar[type[torch.nn.Module]]  # set by the class that stands beside `Lazy`
+
+    # Tensor or None, float or None: each of torch.nn's classes declares them differently.
+    weight: Any
+    bias: Any
+    eps: Any
+
+    # -- what a subclass may say of itself -----------------------------------
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The sizes that weight and bias have; () while they are still to be learned."""
+        size = getattr(self, self.size_name)
+        shape = (size,) if isinstance(size, int) else tuple(size)
+        return () if shape == (0,) else shape
+
+    def features_of(self, x: Tensor) -> tuple[int, ...]:
+        """The sizes of x along the dimensions that weight and bias run along."""
+        unbatched = self._is_unbatched(x)
+        features = self.scheme.pattern.fit(x.dim() + unbatched).features
+        return tuple(x.shape[i - unbatched] for i in features)
+
+    def set_size(self, shape: tuple[int, ...]) -> None:
+        """Take the sizes of the features as learned from an input or a state dict."""
+        single = isinstance(getattr(self, self.size_name), int)
+        setattr(self, self.size_name, shape[0] if single else shape)
+
+    def part_sizes(self) -> Mapping[str, int]:
+        """Sizes of the parts of composite dimensions: {"g": 8} in a group norm."""
+        return {}
+
+    def remembered(self) -> Remembered | None:
+        """The buffers to infer from, or None where the batch's own moments are used."""
+        return None
+
+    def remember(self, moments: Moments, fitted: Fitted) -> None:
+        """Take the moments of a training batch in."""
+
+    # -- the one forward -----------------------------------------------------
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize x; positions where mask is False count for nothing and return 0."""
+        self.check_input(x)
+        unbatched = self._is_unbatched(x)
+        if unbatched:
+            x, mask = x.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+        fitted = self.scheme.pattern.fit(x.dim())
+        y = self.normalized(x, full_mask(x, mask, fitted.features, self._name()), fitted)
+        return y.squeeze(0) if unbatched else y
+
+    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """The layer's formula, for a checked x and a mask of x's rank."""
+        remembered = self.remembered()
+        y, moments = normalize(
+            x,
+            self.scheme,
+            weight=self.weight,
+            bias=getattr(self, "bias", None),
+            eps=torch.finfo(x.dtype).eps if self.eps is None else self.eps,
+            mask=mask,
+            sizes=self.part_sizes(),
+            given=None if remembered is None else recall(remembered, fitted),
+        )
+        if remembered is None:
+            if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
+                raise NormError(
+                    f"{self._name()} would average over one element, {self.scheme.pattern}, which "
+                    f"erases the signal: received {describe(x)}; give it more samples or "
+                    "positions, or take another norm"
+                )
+            self.remember(moments, fitted)
+        return y
+
+    # -- checks --------------------------------------------------------------
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse what the layer cannot take, before anything is changed."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise NormError(f"{self._name()} takes a floating tensor, received {describe(x)}")
+        if self.dim is not None:
+            ranks = {self.dim + 2, *[2] * self.takes_flat, *[self.dim + 1] * self.takes_unbatched}
+            if x.dim() not in ranks:
+                raise NormError(
+                    f"{self._name()} takes {self._layout()}, received {describe(x)}{self._hint(x)}"
+                )
+        expected, here = self.feature_shape, self.features_of(x)
+        if expected and here != expected:
+            wanted, found = (str(s[0]) if len(s) == 1 else str(s) for s in (expected, here))
+            raise NormError(
+                f"{self._name()} was made for {wanted} features, and x has {found}: received "
+                f"{describe(x)}; make it with {found}, or without a number to have it inferred"
+            )
+
+    # -- words ---------------------------------------------------------------
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _is_unbatched(self, x: Tensor) -> bool:
+        return self.takes_unbatched and self.dim is not None and x.dim() == self.dim + 1
+
+    def _layout(self) -> str:
+        space = _SPACE[self.dim or 1]
+        return (
+            f"x of (N, C, {space})"
+            + " or (N, C)" * self.takes_flat
+            + f" or (C, {space})" * self.takes_unbatched
+        )
+
+    def _hint(self, x: Tensor) -> str:
+        other = x.dim() - 2
+        if other in _SPACE and self.dim is not None:
+            return f"; that is for {self._name().replace(f'{self.dim}d', f'{other}d')}"
+        return ""
+
+
+def checked_size(layer: Normalization, size: int | None) -> int:
+    """The number of features a constructor was given; 0 if it was left out."""
+    if size is None:
+        return 0
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        hint = "; eps has to be named: eps=…" * isinstance(size, float)
+        raise NormError(
+            f"{type(layer).__name__} takes its number of features as a whole number above 0, "
+            f"received {size!r}; leave it out to have it inferred{hint}"
+        )
+    return size
+
+
+def checked_shape(layer: Normalization, shape: int | Sequence[int] | None) -> tuple[int, ...]:
+    """The trailing shape a constructor was given; (0,) if it was left out."""
+    if shape is None or isinstance(shape, int):
+        return (checked_size(layer, shape),)
+    if not shape:
+        raise NormError(f"{type(layer).__name__} needs at least one dimension, received {shape!r}")
+    return tuple(checked_size(layer, size) for size in shape)

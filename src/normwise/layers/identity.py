@@ -1,0 +1,45 @@
+"""No normalization: what every comparison has among its candidates."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.layers.padding import full_mask
+
+
+class Identity(torch.nn.Identity):
+    """Return x as it is: the place of a norm, without one.
+
+        y = x
+
+    `num_features` is kept, so that a norm can be swapped back in; `trailing` says
+    that the features are the last dimensions, not the second. As in every
+    layer here, masked positions return 0, so that what is compared is the norm
+    and not the padding.
+
+    Shapes
+        x     (N, C, …), any dtype
+        mask  (N, …) bool, True where a sample was recorded; all True if left out
+        out   x; 0 where masked
+    """
+
+    def __init__(
+        self,
+        num_features: int | tuple[int, ...] | None = None,
+        *args: Any,
+        trailing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.trailing = trailing
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        count = len(self.num_features) if isinstance(self.num_features, tuple) else 1
+        features = tuple(range(x.dim() - count, x.dim())) if self.trailing else (1,)
+        full = full_mask(x, mask, features, "Identity")
+        return x if full is None else torch.where(full, x, 0)
+
+    def extra_repr(self) -> str:
+        return "" if self.num_features is None else str(self.num_features)

@@ -1,0 +1,145 @@
+"""Every formula once, in plain tensor operations: slow, obvious, differentiable.
+
+    measure      moments over the averaged axes, of real positions only
+    standardise  (x - mean) / sqrt(var + eps)
+    scale        * weight + bias, along the features
+
+This is the oracle the kernels are tested against, and what runs where none fits.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Fitted, Scheme, part_sizes
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a split tensor, with averaged dimensions of size 1.
+
+    The mean is kept as a sum of two, ``shift + offset``: one float32 number
+    cannot hold the mean of a signal that lies 1e6 standard deviations from 0
+    closely enough, and x - shift is exact where x is near shift.
+    """
+
+    shift: Tensor
+    offset: Tensor
+    var: Tensor  # biased; the mean square where nothing is centred
+    elements: Tensor | int  # real positions that were averaged
+
+    @property
+    def mean(self) -> Tensor:
+        return self.shift + self.offset
+
+
+def normalize(
+    x: Tensor,
+    scheme: Scheme,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    mask: Tensor | None = None,
+    sizes: Mapping[str, int] | None = None,
+    given: Moments | None = None,
+) -> tuple[Tensor, Moments]:
+    """Measure, standardise, scale: what every normalization does.
+
+    Shapes
+        x             floating, with the dimensions of `scheme.pattern`
+        weight, bias  the sizes of the pattern's features
+        mask          bool, of x's rank, size 1 along features; True where x is real
+        sizes         of the parts of composite dimensions, as {"g": 8}
+        given         moments to use instead of x's own
+        out           like x, in its dtype; 0 where masked
+
+    Returns the output and the moments that were used. Moments are float32, or
+    float64 where x is.
+    """
+    fitted = scheme.pattern.fit(x.dim())
+    split_x = split(wide(x), fitted, sizes)
+    split_mask = None if mask is None else split(mask, fitted, sizes)
+    moments = given
+    if moments is None:
+        moments = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
+    y = standardise(split_x, moments, eps).reshape(x.shape)
+    y = scale(y, fitted.features, weight, bias)
+    if mask is not None:
+        y = torch.where(mask, y, 0.0)
+    return y.to(x.dtype), moments
+
+
+def measure(
+    x: Tensor, over: tuple[int, ...], mask: Tensor | None = None, *, centres: bool = True
+) -> Moments:
+    """Moments of the real positions over the dimensions `over`.
+
+    Two passes, the second about the first's mean, so that an offset of any size
+    costs no digits. Where nothing is real, mean is 0 and var 1.
+    """
+    real: Tensor | None = None
+    count: Tensor | int = 1
+    if mask is None:
+        for dimension in over:
+            count = count * x.shape[dimension]
+        divisor: Tensor | int = max(count, 1)
+    else:
+        real = mask.expand_as(x)
+        x = torch.where(real, x, 0.0)
+        count = real.sum(over, keepdim=True)
+        divisor = count.clamp(min=1)
+
+    zero = x.new_zeros(())
+    shift, offset, deviation = zero, zero, x
+    if centres:
+        shift = (x.detach().sum(over, keepdim=True) / divisor).detach()
+        deviation = _where(real, x - shift)
+        offset = deviation.sum(over, keepdim=True) / divisor
+        deviation = _where(real, deviation - offset)
+    var = deviation.square().sum(over, keepdim=True) / divisor
+    if isinstance(count, Tensor):
+        var = torch.where(count > 0, var, 1.0)
+    return Moments(shift, offset, var, count)
+
+
+def standardise(x: Tensor, moments: Moments, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps), the mean taken off in two steps."""
+    return (x - moments.shift - moments.offset) * torch.rsqrt(moments.var + eps)
+
+
+def scale(
+    x: Tensor, features: tuple[int, ...], weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """x * weight + bias, with weight and bias along the dimensions `features`."""
+    shape = [x.shape[i] if i in features else 1 for i in range(x.dim())]
+    if weight is not None:
+        x = x * weight.to(x.dtype).reshape(shape)
+    if bias is not None:
+        x = x + bias.to(x.dtype).reshape(shape)
+    return x
+
+
+def split(x: Tensor, fitted: Fitted, sizes: Mapping[str, int] | None = None) -> Tensor:
+    """One dimension per axis: composite dimensions of x taken apart.
+
+    A dimension of size 1, as a mask has along features, becomes several of size 1.
+    """
+    for dimension, names in fitted.splits:
+        total = x.shape[dimension]
+        if total == 1 and x.dtype == torch.bool:
+            parts: tuple[int, ...] = (1,) * len(names)
+        else:
+            parts = part_sizes(names, total, sizes or {})
+        x = x.reshape(*x.shape[:dimension], *parts, *x.shape[dimension + 1 :])
+    return x
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the precision that moments are accumulated in: float32, or float64 if x is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _where(real: Tensor | None, x: Tensor) -> Tensor:
+    return x if real is None else torch.where(real, x, 0.0)

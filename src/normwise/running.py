@@ -1,0 +1,121 @@
+"""What is remembered between batches, and what inference makes of it."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Fitted
+from normwise.errors import NormError
+from normwise.reference import Moments
+
+Average = Literal["ema", "cumulative"]
+Start = Literal["unit", "first-batch"]
+Inference = Literal["running", "batch", "blend"]
+
+
+class Remembered(NamedTuple):
+    """The buffers of a layer: what `Running.update` writes in place."""
+
+    mean: Tensor | None  # None where the scheme does not centre
+    var: Tensor  # unbiased, as torch.nn keeps it
+    batches: Tensor | None  # how many batches went in, int64; None where nobody counts
+
+
+@dataclass(frozen=True)
+class Running:
+    """How statistics are remembered: a policy, without state of its own.
+
+    average    "ema": new = (1 - momentum) * old + momentum * batch
+               "cumulative": the plain average of all batches so far
+    momentum   weight of the newest batch in the "ema"
+    start      "unit": from mean 0 and variance 1, as torch.nn does
+               "first-batch": from the first batch, so that nothing is to be forgotten
+    inference  "running": what is remembered
+               "batch": the batch's own, as in training
+               "blend": running_weight * remembered + (1 - running_weight) * the batch's
+    running_weight  between 0 and 1, for "blend"
+
+    Raises
+        NormError  for a word that is none of these, or a number outside 0 to 1.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167 ("running", "ema"); Schneider,
+    Rusak, Eck, Bringmann, Brendel and Bethge 2020, arXiv:2006.16971 ("blend").
+    """
+
+    average: Average = "ema"
+    momentum: float = 0.1
+    start: Start = "unit"
+    inference: Inference = "running"
+    running_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, known in (("average", Average), ("start", Start), ("inference", Inference)):
+            words = get_args(known)
+            if getattr(self, name) not in words:
+                raise NormError(
+                    f"Running({name}={getattr(self, name)!r}) is not known; "
+                    f"write one of {', '.join(map(repr, words))}"
+                )
+        for name in ("momentum", "running_weight"):
+            number = getattr(self, name)
+            if not isinstance(number, (int, float)) or not 0 <= number <= 1:
+                hint = "; for the plain average write average='cumulative'" * (number is None)
+                raise NormError(f"Running({name}={number!r}): must lie between 0 and 1{hint}")
+
+    def update(self, remembered: Remembered, moments: Moments, fitted: Fitted) -> None:
+        """Take one batch's moments in. A batch without a real position changes nothing."""
+        mean, var = moments.mean.detach(), moments.var.detach()
+        count = torch.as_tensor(moments.elements, device=var.device)
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        seen = (count > 0).expand_as(var)
+        any_seen = seen.any()
+
+        factor: Tensor | float = self.momentum
+        if remembered.batches is not None:
+            remembered.batches.add_(any_seen)
+            factor = self._factor(remembered.batches)
+        for old, new in ((remembered.mean, mean), (remembered.var, unbiased)):
+            if old is not None:
+                batch = _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype)
+                old.copy_(torch.where(any_seen, old + (batch - old) * factor, old))
+
+    def _factor(self, batches: Tensor) -> Tensor | float:
+        """The weight of the newest batch, given how many there have been with it."""
+        if self.average == "cumulative":
+            return 1 / batches.clamp(min=1)
+        if self.start == "first-batch":
+            return torch.where(batches <= 1, 1.0, self.momentum)
+        return self.momentum
+
+    def infer(self, remembered: Remembered, batch: Moments, fitted: Fitted) -> Moments:
+        """The moments that inference uses, given the batch's own."""
+        if self.inference == "batch":
+            return batch
+        kept = recall(remembered, fitted)
+        if self.inference == "running":
+            return kept
+        share = self.running_weight
+        offset = share * (kept.mean - batch.shift) + (1 - share) * batch.offset
+        var = share * kept.var + (1 - share) * batch.var
+        return Moments(batch.shift, offset, var, batch.elements)
+
+
+def recall(remembered: Remembered, fitted: Fitted) -> Moments:
+    """The remembered statistics as moments that fit the split tensor."""
+    positions = dict(fitted.remembered)
+    splits = fitted.rank + sum(len(names) - 1 for _, names in fitted.splits)
+    sizes = iter(remembered.var.shape)
+    shape = [next(sizes) if i in positions else 1 for i in range(splits)]
+    var = remembered.var.reshape(shape)
+    shift = var.new_zeros(()) if remembered.mean is None else remembered.mean.reshape(shape)
+    return Moments(shift, var.new_zeros(()), var, 0)
+
+
+def _over_samples(statistic: Tensor, seen: Tensor, fitted: Fitted) -> Tensor:
+    """The average over n of a statistic that is kept along n, of the samples that count."""
+    if not fitted.samples:
+        return statistic
+    total = torch.where(seen, statistic, 0.0).sum(fitted.samples)
+    return total / seen.sum(fitted.samples).clamp(min=1)

@@ -1,0 +1,186 @@
+"""Put one norm in the place of others: say what would change, then change it in a copy."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from normwise.catalogue import Candidate, parse_candidate
+from normwise.errors import NormError
+from normwise.surgery.find import Site, convolution_dims, find
+
+Where = str | type | Callable[[str, torch.nn.Module], bool] | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One layer that is replaced: where, by what, and what it took along."""
+
+    paths: tuple[str, ...]
+    before: str
+    after: str
+    carried: tuple[str, ...]
+    left: tuple[str, ...]  # what the old layer had and the new one has no place for
+
+    def __str__(self) -> str:
+        left = f"   (left behind: {', '.join(self.left)})" if self.left else ""
+        return f"{self.paths[0] or '(the model)'}: {self.before} → {self.after}{left}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a swap changes, and what it leaves alone and why. Prints as a list."""
+
+    candidate: str
+    changes: tuple[Change, ...]
+    skipped: tuple[tuple[str, str], ...]  # (path, reason)
+
+    def __str__(self) -> str:
+        lines = [str(change) for change in self.changes]
+        lines += [f"{path or '(the model)'}: kept, {reason}" for path, reason in self.skipped]
+        return "\n".join(lines)
+
+
+def plan(model: torch.nn.Module, to: str, where: Where = None) -> Plan:
+    """Say what `swap` would do with the same arguments; nothing is touched."""
+    return _prepare(model, to, where)[0]
+
+
+def swap(
+    model: torch.nn.Module, to: str, where: Where = None, *, inplace: bool = False
+) -> torch.nn.Module:
+    """The model with its norms replaced: ``swap(model, "group:8")``.
+
+    The model that is given stays as it is, unless `inplace`. Channel counts are
+    inferred; weight and bias are carried over where the new layer has them, and
+    running statistics from batch norm to batch norm. Device, dtype,
+    requires_grad and training mode stay. A layer that is shared stays shared.
+
+    to       a candidate of the catalogue
+    where    which norms: a path with wildcards ("encoder.*"), a class, or a
+             function of (path, module); all if left out
+
+    Raises
+        NormError  if the candidate is not known or does not fit a layer (which
+                   one, and what would), or if there is no norm to swap.
+    """
+    done, replacements = _prepare(model, to, where)
+    if inplace:
+        if "" in (path for change in done.changes for path in change.paths):
+            raise NormError("a model that is itself a norm cannot be swapped in place")
+        for change, (_, new) in zip(done.changes, replacements, strict=True):
+            for path in change.paths:
+                parent, _, name = path.rpartition(".")
+                setattr(model.get_submodule(parent), name, new)
+    else:
+        # Whatever refers to an old layer, however often, refers to its successor in the copy.
+        model = copy.deepcopy(model, {id(old): new for old, new in replacements})
+    model._normwise_receipt = done  # type: ignore[assignment]
+    return model
+
+
+def receipt(model: torch.nn.Module) -> Plan:
+    """What the last `swap` that made this model did to it.
+
+    Raises
+        NormError  if the model does not come from a swap.
+    """
+    done = getattr(model, "_normwise_receipt", None)
+    if not isinstance(done, Plan):
+        raise NormError("this model does not come from nw.swap, so there is no receipt")
+    return done
+
+
+def _prepare(
+    model: torch.nn.Module, to: str, where: Where
+) -> tuple[Plan, list[tuple[torch.nn.Module, torch.nn.Module]]]:
+    candidate = parse_candidate(to)
+    sites = find(model)
+    if not sites:
+        raise NormError(
+            f"{type(model).__name__} has no normalization layer to swap; put nw.Identity(channels) "
+            "where one may go"
+        )
+    changes, skipped, replacements = [], [], []
+    for site in filter(lambda site: _is_meant(site, where), sites):
+        if site.dim == 0 and 0 not in candidate.entry.layers:
+            reason = f"{candidate.entry.name} has no layer for features in the last dimensions"
+            skipped.append((site.path, reason))
+            continue
+        new = _make(candidate, site, model)
+        carried, left = _carry(site, new, same_kind=site.kind == candidate.entry.name)
+        replacements.append((site.module, new))
+        changes.append(Change(site.paths, _short(site.module), _short(new), carried, left))
+    if not changes:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
+        raise NormError(
+            f"nothing to swap for {to!r}: {reasons or f'where={where!r} matches no norm'}; "
+            f"the model's norms are {', '.join(site.name for site in sites)}"
+        )
+    return Plan(candidate.text, tuple(changes), tuple(skipped)), replacements
+
+
+def _is_meant(site: Site, where: Where) -> bool:
+    if where is None:
+        return True
+    if isinstance(where, str):
+        return any(fnmatchcase(path, where) for path in site.paths)
+    if isinstance(where, type):
+        return isinstance(site.module, where)
+    return bool(where(site.path, site.module))
+
+
+def _make(candidate: Candidate, site: Site, model: torch.nn.Module) -> torch.nn.Module:
+    dim = site.dim
+    if dim is None:
+        dims = convolution_dims(model)
+        if len(dims) != 1:
+            raise NormError(
+                f"{site.name}: {_short(site.module)} takes signals and images alike, and the "
+                f"model's convolutions do not tell which it sees; put nw.GroupNorm1d (or 2d, "
+                "3d) there"
+            )
+        dim = dims.pop()
+    try:
+        new = candidate.make(site.num_features, dim)
+    except NormError as error:
+        raise NormError(f"{site.name} ({_short(site.module)}): {error}") from error
+    like = next(site.module.parameters(), next(site.module.buffers(), None))
+    if like is not None:
+        new.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+    return new.train(site.module.training)
+
+
+def _carry(
+    site: Site, new: torch.nn.Module, *, same_kind: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Copy what means the same thing in both layers; returns what went and what stayed."""
+    old_state = _tensors(site.module)
+    new_state = _tensors(new)
+    carried, left = [], []
+    for name, old in old_state.items():
+        # Statistics mean the same only in the same kind of norm.
+        target = new_state.get(name) if same_kind or name in ("weight", "bias") else None
+        if target is not None and target.shape == old.shape:
+            target.data.copy_(old.data)
+            target.requires_grad_(old.requires_grad)
+            carried.append(name)
+        elif name != "num_batches_tracked":
+            left.append(name)
+    return tuple(carried), tuple(left)
+
+
+def _tensors(module: torch.nn.Module) -> Mapping[str, Any]:
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return {name: t for name, t in tensors if not torch.nn.parameter.is_lazy(t)}
+
+
+def _short(module: torch.nn.Module) -> str:
+    """BatchNorm1d(64), GroupNorm1d(8, 64)."""
+    names = ("num_groups", "num_channels", "num_features", "normalized_shape")
+    sizes = [getattr(module, name) for name in names if hasattr(module, name)]
+    plain = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in sizes]
+    return f"{type(module).__name__}({', '.join(map(str, plain))})"
