@@ -51,9 +51,10 @@ def make_lazy(layer: Any) -> None:
 
     Its buffers stay empty tensors until then: torch cannot copy an uninitialized one.
     """
+    uninitialized: Any = UninitializedParameter  # torch leaves its constructor without types
     for name, parameter in layer._parameters.items():
         if parameter is not None and parameter.dim():
-            layer._parameters[name] = UninitializedParameter(
+            layer._parameters[name] = uninitialized(
                 parameter.requires_grad, parameter.device, parameter.dtype
             )
     layer.__class__ = layer.lazy_class
