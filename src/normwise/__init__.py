@@ -2,6 +2,7 @@
 
 from normwise import data
 from normwise.catalogue import catalogue, make
+from normwise.compare import Comparison, Task, compare
 from normwise.errors import NormError
 from normwise.layers import *
 from normwise.running import Running

@@ -60,11 +60,12 @@ def normalize(
     """
     fitted = scheme.pattern.fit(x.dim())
     split_x = split(wide(x), fitted, sizes)
-    split_mask = None if mask is None else split(mask, fitted, sizes)
-    moments = given
-    if moments is None:
-        moments = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
-    y = standardise(split_x, moments, eps).reshape(x.shape)
+    if given is None:
+        split_mask = None if mask is None else split(mask, fitted, sizes)
+        moments, deviation = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
+    else:
+        moments, deviation = given, split_x - given.shift - given.offset
+    y = standardise(deviation, moments.var, eps).reshape(x.shape)
     y = scale(y, fitted.features, weight, bias)
     if mask is not None:
         y = torch.where(mask, y, 0.0)
@@ -73,40 +74,30 @@ def normalize(
 
 def measure(
     x: Tensor, over: tuple[int, ...], mask: Tensor | None = None, *, centres: bool = True
-) -> Moments:
-    """Moments of the real positions over the dimensions `over`.
+) -> tuple[Moments, Tensor]:
+    """Moments of the real positions over the dimensions `over`, and x's deviation from the mean.
 
     Two passes, the second about the first's mean, so that an offset of any size
-    costs no digits. Where nothing is real, mean is 0 and var 1.
+    costs no digits. Where nothing is real, mean is 0 and var 1; positions that
+    are not real deviate by 0.
     """
-    real: Tensor | None = None
-    count: Tensor | int = 1
-    if mask is None:
-        for dimension in over:
-            count = count * x.shape[dimension]
-        divisor: Tensor | int = max(count, 1)
-    else:
-        real = mask.expand_as(x)
-        x = torch.where(real, x, 0.0)
-        count = real.sum(over, keepdim=True)
-        divisor = count.clamp(min=1)
-
-    zero = x.new_zeros(())
-    shift, offset, deviation = zero, zero, x
+    elements, divisor = _count(x, over, mask)
+    shift = offset = x.new_zeros(())
+    deviation = _real(x, mask)
     if centres:
-        shift = (x.detach().sum(over, keepdim=True) / divisor).detach()
-        deviation = _where(real, x - shift)
+        shift = (deviation.detach().sum(over, keepdim=True) / divisor).detach()
+        deviation = _real(deviation - shift, mask)
         offset = deviation.sum(over, keepdim=True) / divisor
-        deviation = _where(real, deviation - offset)
-    var = deviation.square().sum(over, keepdim=True) / divisor
-    if isinstance(count, Tensor):
-        var = torch.where(count > 0, var, 1.0)
-    return Moments(shift, offset, var, count)
+        deviation = _real(deviation - offset, mask)
+    var = (deviation * deviation).sum(over, keepdim=True) / divisor
+    if isinstance(elements, Tensor):
+        var = torch.where(elements > 0, var, 1.0)
+    return Moments(shift, offset, var, elements), deviation
 
 
-def standardise(x: Tensor, moments: Moments, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps), the mean taken off in two steps."""
-    return (x - moments.shift - moments.offset) * torch.rsqrt(moments.var + eps)
+def standardise(deviation: Tensor, var: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps), given x - mean."""
+    return deviation * torch.rsqrt(var + eps)
 
 
 def scale(
@@ -141,5 +132,19 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _where(real: Tensor | None, x: Tensor) -> Tensor:
-    return x if real is None else torch.where(real, x, 0.0)
+def _count(
+    x: Tensor, over: tuple[int, ...], mask: Tensor | None
+) -> tuple[Tensor | int, Tensor | int]:
+    """How many real positions are averaged over, and the same but at least 1."""
+    shared = 1  # positions of x that one position of the mask stands for
+    for dimension in over:
+        if mask is None or mask.shape[dimension] == 1:
+            shared = shared * x.shape[dimension]
+    if mask is None:
+        return shared, max(shared, 1)
+    elements = mask.sum(over, keepdim=True) * shared
+    return elements, elements.clamp(min=1)
+
+
+def _real(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else torch.where(mask, x, 0.0)

@@ -1,0 +1,149 @@
+"""The command: parse, call, print."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from normwise import __version__
+from normwise.catalogue import catalogue
+from normwise.compare import Comparison, Task, compare, load_task
+from normwise.compare.comparison import SEEDS
+from normwise.errors import NormError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0 done, 2 bad input (one line says what is wrong), 130 stopped by Ctrl-C.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(words)
+    options.command_line = shlex.join(["normwise", *words])
+    try:
+        options.call(options)
+    except NormError as error:
+        print(f"normwise: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\nnormwise: stopped; finished trials are kept, and the same command goes on",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="normwise", description="Find the right normalization layer for a network."
+    )
+    parser.add_argument("--version", action="version", version=f"normwise {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "compare",
+        help="try norms on a task and say which to take",
+        description="Try normalization layers on a task, every one with the same seeds, and say "
+        "which to take and how sure that is. Without a file: speaker recognition on speech that "
+        "comes with normwise. Stopped anywhere, the same command goes on.",
+    )
+    run.add_argument("task", nargs="?", type=Path, help="Python file with task = nw.Task(...)")
+    run.add_argument(
+        "--candidates",
+        type=lambda text: [name for name in text.replace(" ", ",").split(",") if name],
+        metavar="A,B,…",
+        help="norms to try, as in group:8,rms (see `normwise list`); all that fit if left out",
+    )
+    run.add_argument("--seeds", type=int, default=SEEDS, metavar="K", help="trials for each norm")
+    run.add_argument("--epochs", type=int, metavar="K", help="instead of the task's own")
+    run.add_argument("--batch-size", type=int, metavar="N", help="instead of the task's own")
+    run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/<task name>")
+    run.add_argument("--workers", type=int, metavar="K", help="processes; default: the cores")
+    run.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
+    run.add_argument("--json", action="store_true", help="print results.json, not the table")
+    run.set_defaults(call=_compare)
+
+    report = commands.add_parser("report", help="draw the report of a run again")
+    report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
+    report.add_argument("--json", action="store_true", help="print results.json, not the table")
+    report.set_defaults(call=_report)
+
+    norms = commands.add_parser("list", help="print the catalogue of norms")
+    norms.set_defaults(call=_list)
+    return parser
+
+
+def _compare(options: argparse.Namespace) -> None:
+    if options.task is None:
+        from normwise.recipes import vowels
+
+        task = vowels.task()
+    else:
+        task = load_task(options.task)
+    comparison = compare(
+        task.replace(epochs=options.epochs, batch_size=options.batch_size),
+        options.candidates,
+        seeds=options.seeds,
+        out=options.out,
+        workers=options.workers or _usual_workers(task),
+        fresh=options.fresh,
+        progress=not options.json,
+        command=options.command_line,
+    )
+    _show(comparison, as_json=options.json)
+
+
+def _usual_workers(task: Task) -> int:
+    """One trial per core at a time; on a GPU one at a time."""
+    if task.device.type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // task.threads)
+
+
+def _report(options: argparse.Namespace) -> None:
+    comparison = Comparison.load(options.run)
+    comparison.write()
+    _show(comparison, as_json=options.json)
+
+
+def _show(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(comparison.results, indent=2))
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from normwise.compare.table import WIDTH, build_table
+
+    results = comparison.results
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=min(console.width, WIDTH))
+    console.print(build_table(results))
+    console.print(Padding(Text(results["recommendation"]["why"], style="bold"), (1, 0)))
+    for row in results["candidates"]:
+        for failure in row["failed"]:
+            console.print(Text(f"{row['name']}, seed {failure['seed']}: {failure['reason']}"))
+    for name in ("report.html", "results.json", "ledger.sqlite"):
+        console.print(Text(str(comparison.folder / name), style="dim"))
+
+
+def _list(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("candidate", "averages", "when", "source"):
+        table.add_column(column, overflow="fold")
+    for entry in catalogue().values():
+        table.add_row(entry.usage, entry.averages or "nothing", entry.when, entry.source)
+    Console(markup=False, highlight=False).print(table, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Try candidates on a user's own model and data, and say which to take.
+
+task → trial → ledger → verdict → report
+"""
+
+from normwise.compare.comparison import Comparison, compare
+from normwise.compare.task import Task, load_task
+
+__all__ = ["Comparison", "Task", "compare", "load_task"]

@@ -1,0 +1,355 @@
+"""From a task and its candidates to a result: schedule, run, judge, report."""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normwise.catalogue import catalogue, parse_candidate
+from normwise.compare.cost import measure_costs
+from normwise.compare.engine import Trial, run_here, run_in_workers
+from normwise.compare.ledger import Cost, Ledger, discard
+from normwise.compare.progress import Progress
+from normwise.compare.task import Task
+from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
+from normwise.errors import NormError
+from normwise.surgery import find, plan
+
+SEEDS = 5
+
+
+class Comparison:
+    """What came of trying candidates on a task.
+
+    results   the figures, as in results.json
+    best      the recommended candidate
+    table     the figures as text, 80 columns wide
+    folder    where the ledger, results.json and report.html are
+    """
+
+    def __init__(self, results: dict[str, Any], folder: Path, task: Task | None = None) -> None:
+        self.results = results
+        self.folder = folder
+        self._task = task
+
+    @classmethod
+    def load(cls, folder: Path | str, task: Task | None = None) -> "Comparison":
+        """Read a comparison back from its ledger; `task` is needed for `model` alone.
+
+        Raises
+            NormError  if there is no ledger in the folder, or none that was finished once.
+        """
+        folder = Path(folder)
+        with _opened(folder) as ledger:
+            return cls(_results(ledger), folder, task)
+
+    @property
+    def best(self) -> str:
+        name: str = self.results["recommendation"]["candidate"]
+        return name
+
+    @property
+    def table(self) -> str:
+        from normwise.compare.table import render_table
+
+        return render_table(self.results)
+
+    def model(self, candidate: str | None = None) -> torch.nn.Module:
+        """The model with a candidate's norms, trained with the first seed; `best` if left out.
+
+        Raises
+            NormError  if the candidate is not among those compared, or its trial failed.
+        """
+        candidate = self.best if candidate is None else candidate
+        known = [row["name"] for row in self.results["candidates"]]
+        if candidate not in known:
+            raise NormError(f"{candidate!r} was not compared; these were: {', '.join(known)}")
+        if self._task is None:
+            raise NormError("to build a model, load the comparison with its task: load(run, task)")
+        seed = self.results["seeds"][0]
+        path = _weights_path(self.folder, candidate)
+        if path.is_file():
+            weights = torch.load(path, map_location=self._task.device)
+        else:
+            outcome = run_trial(self._task, candidate, seed, keep_weights=True)
+            if outcome.weights is None:
+                raise NormError(f"{candidate!r} has no trained model: {outcome.reason}")
+            weights = outcome.weights
+        model = candidate_model(self._task, candidate, seed)
+        model.load_state_dict(weights)
+        return model.eval()
+
+    def write(self) -> None:
+        """Write results.json and report.html into the folder."""
+        from normwise.compare.report import write_report
+
+        text = json.dumps(self.results, indent=2, allow_nan=False)
+        part = self.folder / "results.json.part"
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(self.folder / "results.json")
+        write_report(self.results, self.folder / "report.html")
+
+    def __repr__(self) -> str:
+        return f"{self.table}\n{self.results['recommendation']['why']}"
+
+
+def compare(
+    task: Task,
+    candidates: Sequence[str] | None = None,
+    *,
+    seeds: int = SEEDS,
+    out: Path | str | None = None,
+    workers: int = 1,
+    fresh: bool = False,
+    equivalent_within: float | None = None,
+    progress: bool = True,
+    command: str = "normwise.compare(...)",
+) -> Comparison:
+    """Try candidates on a task with paired seeds, and say which to take and how sure that is.
+
+    Finished trials are in ``<out>/ledger.sqlite`` the moment they end: stopped
+    anywhere, the same call goes on and repeats nothing. The model as it is, and
+    no norm at all, are always among the candidates.
+
+    candidates  catalogue names, as in "group:8"; those that fit the model if left out
+    seeds       how many trials each candidate gets, with seeds 0, 1, …
+    out         folder for ledger, results.json and report.html; runs/<task name> if left out
+    workers     processes that share the trials
+    fresh       forget what the ledger holds
+    equivalent_within  a difference this small, in the metric's unit, does not
+                matter; the seeds' own noise if left out
+    progress    show what is going on, where the output is a terminal
+
+    Raises
+        NormError  before any trial, if a candidate does not fit or the folder holds
+                   another task's ledger; or if the metric fails.
+    """
+    for option, number in (("seeds", seeds), ("workers", workers)):
+        if not isinstance(number, int) or number < 1:
+            raise NormError(f"{option} must be a whole number above 0, received {number!r}")
+    folder = Path("runs") / (task.name or "task") if out is None else Path(out)
+    names, changes = _checked_candidates(task, candidates)
+    if fresh:
+        discard(folder)
+    with Ledger(folder) as ledger:
+        ledger.claim(task.fingerprint())
+        done = {(outcome.candidate, outcome.seed) for outcome in ledger.outcomes()}
+        trials = [
+            Trial(name, seed, keep_weights=seed == 0)
+            for seed in range(seeds)
+            for name in names
+            if (name, seed) not in done
+        ]
+        with Progress(task, names, seeds, ledger.outcomes(), enabled=progress) as shown:
+            outcomes = (
+                run_here(task, trials, shown.watch)
+                if workers == 1
+                else run_in_workers(task, trials, shown.watch, workers)
+            )
+            for outcome in outcomes:
+                _keep_weights(folder, outcome)
+                ledger.add(outcome)
+                shown.add(outcome)
+            shown.say("timing the candidates side by side")
+            _keep_costs(task, names, ledger)
+        ledger.write(
+            "asked",
+            {
+                "task": {"name": task.name or "task", "settings": task.settings()},
+                "metric": {
+                    "name": task.metric_name,
+                    "higher_is_better": task.higher_is_better,
+                },
+                "candidates": names,
+                "changes": changes,
+                "seeds": list(range(seeds)),
+                "equivalent_within": equivalent_within,
+                "command": command,
+                "machine": _machine(task, workers),
+                "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            },
+        )
+        comparison = Comparison(_results(ledger), folder, task)
+    comparison.write()
+    return comparison
+
+
+def _checked_candidates(
+    task: Task, candidates: Sequence[str] | None
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Every candidate's name, and what it changes in the model: known to fit before any trial."""
+    model = task.checked_model()
+    if candidates is None:
+        candidates = [name for name in _usual_candidates(model) if _fits(model, name)]
+    names = [parse_candidate(name).text for name in ["none", *candidates] if name != AS_IS]
+    changes = {name: [str(change) for change in plan(model, name).changes] for name in names}
+    return [AS_IS, *changes], {AS_IS: [], **changes}
+
+
+def _fits(model: torch.nn.Module, name: str) -> bool:
+    try:
+        plan(model, name)
+    except NormError:
+        return False
+    return True
+
+
+def _usual_candidates(model: torch.nn.Module) -> list[str]:
+    """The catalogue, with as many groups up to 8 as divide every layer's channels."""
+    sizes = [site.num_features for site in find(model) if isinstance(site.num_features, int)]
+    groups = math.gcd(8, *sizes)
+    return [
+        f"{entry.name}:{groups}" if entry.argument == "num_groups" else entry.usage
+        for entry in catalogue().values()
+    ]
+
+
+def _keep_weights(folder: Path, outcome: Outcome) -> None:
+    if outcome.weights is not None:
+        path = _weights_path(folder, outcome.candidate)
+        path.parent.mkdir(exist_ok=True)
+        torch.save(outcome.weights, path)
+
+
+def _weights_path(folder: Path, candidate: str) -> Path:
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in candidate)
+    return folder / "models" / f"{safe}.pt"
+
+
+def _keep_costs(task: Task, names: Sequence[str], ledger: Ledger) -> None:
+    """Time all candidates together where one has not been timed, of those that can run."""
+    ran = [
+        name
+        for name in names
+        if any(o.candidate == name and o.score is not None for o in ledger.outcomes())
+    ]
+    if set(ran) - set(ledger.costs()):
+        with threads(task.threads):
+            costs = measure_costs(task, ran)
+        for name, cost in costs.items():
+            ledger.add_cost(name, cost)
+
+
+def _opened(folder: Path) -> Ledger:
+    ledger = Ledger(folder)
+    if not ledger.path.is_file():
+        raise NormError(f"{folder} holds no ledger; name the folder of a run, as in runs/my-task")
+    return ledger
+
+
+def _results(ledger: Ledger) -> dict[str, Any]:
+    """All figures of the last comparison that was asked for, as results.json has them."""
+    from normwise import __version__
+    from normwise.compare.recommendation import recommend
+    from normwise.compare.verdict import judge, mean_interval, practical_margin
+
+    asked = ledger.read("asked")
+    if asked is None:
+        raise NormError(
+            f"{ledger.path.parent} holds no finished comparison yet; run the same "
+            "`normwise compare` again, and it goes on where it stopped"
+        )
+    outcomes = [
+        o
+        for o in ledger.outcomes()
+        if o.candidate in asked["candidates"] and o.seed in asked["seeds"]
+    ]
+    higher = asked["metric"]["higher_is_better"]
+    scores: dict[str, dict[int, float]] = {name: {} for name in asked["candidates"]}
+    for outcome in sorted(outcomes, key=lambda o: o.seed):
+        if outcome.score is not None:
+            scores[outcome.candidate][outcome.seed] = outcome.score
+    margin = asked["equivalent_within"]
+    verdicts = judge(scores, AS_IS, higher, equivalent_within=margin)
+    costs = ledger.costs()
+    recommendation = recommend(
+        verdicts,
+        scores,
+        AS_IS,
+        higher,
+        {name: costs.get(name, Cost()).inference_us_per_sample for name in scores},
+        equivalent_within=margin,
+    )
+    rows = []
+    for name, by_seed in scores.items():
+        values = list(by_seed.values())
+        row: dict[str, Any] = {
+            "name": name,
+            "scores": {str(seed): score for seed, score in by_seed.items()},
+            "mean": math.fsum(values) / len(values) if values else None,
+            "interval": _finite(mean_interval(values)),
+        }
+        if name == AS_IS:
+            row |= {"verdict": "baseline" if values else "failed", "more_seeds": None}
+        else:
+            verdict = verdicts[name]
+            row |= {
+                "difference": {
+                    "mean": verdict.mean if verdict.pairs else None,
+                    "interval": _finite(verdict.interval),
+                    "p_adjusted": verdict.p_adjusted,
+                },
+                "verdict": verdict.word if values else "failed",
+                "more_seeds": verdict.more_seeds,
+            }
+        mine = [o for o in outcomes if o.candidate == name]
+        row |= asdict(costs.get(name, Cost()))
+        row |= {
+            "failed": [{"seed": o.seed, "reason": o.reason} for o in mine if o.score is None],
+            "changes": asked["changes"][name],
+            "curves": {str(o.seed): o.curve for o in sorted(mine, key=lambda o: o.seed)},
+            "seconds": sum(o.seconds for o in mine),
+        }
+        rows.append(row)
+    return {
+        "normwise": __version__,
+        "torch": str(torch.__version__),
+        "machine": asked["machine"],
+        "task": asked["task"],
+        "baseline": AS_IS,
+        "seeds": asked["seeds"],
+        "metric": asked["metric"],
+        "equivalent_within": practical_margin(scores) if margin is None else margin,
+        "command": asked["command"],
+        "finished": asked["finished"],
+        "candidates": rows,
+        "recommendation": asdict(recommendation),
+    }
+
+
+def _finite(interval: Iterable[float]) -> list[float] | None:
+    """An interval for JSON, which has no infinity: None where nothing is known."""
+    ends = list(interval)
+    return ends if all(map(math.isfinite, ends)) else None
+
+
+def _machine(task: Task, workers: int) -> Mapping[str, Any]:
+    """What the trials ran on."""
+    device = str(task.device)
+    if task.device.type == "cuda":
+        device = torch.cuda.get_device_name(task.device)
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": task.threads,
+        "workers": workers,
+        "device": device,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

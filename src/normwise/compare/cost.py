@@ -1,0 +1,135 @@
+"""What each candidate costs: timed side by side, after the trials, with nothing else running."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from normwise.compare.batches import Batch
+from normwise.compare.ledger import Cost
+from normwise.compare.task import Task
+from normwise.compare.trial import candidate_model, forward, train_step
+
+ROUNDS = 7
+ROUND_S = 0.05
+
+
+def measure_costs(
+    task: Task, candidates: list[str], on_progress: Callable[[str], None] | None = None
+) -> dict[str, Cost]:
+    """Time training and inference of every candidate on the task's own batches.
+
+    Candidates take turns, round after round, so that a slow moment of the
+    machine falls on all of them; the figure is the median round. A task with a
+    loop of its own shows no batches: only its parameters are counted.
+    """
+    parameters = {c: _trained(candidate_model(task, c, 0)) for c in candidates}
+    if task.train is None or task.valid is None:
+        return {c: Cost(parameters=parameters[c]) for c in candidates}
+    training = next(task.train.epoch(torch.Generator().manual_seed(0))).to(task.device)
+    validation = next(task.valid.epoch()).to(task.device)
+    steps = {c: _training(task, c, training) for c in candidates}
+    passes = {c: _inference(task, c, validation) for c in candidates}
+    memory = {c: _peak_memory_mb(task, steps[c]) for c in candidates}
+    train_s = _side_by_side(task, steps, on_progress)
+    inference_s = _side_by_side(task, passes, on_progress)
+    samples = len(validation.y)
+    return {
+        c: Cost(train_s[c], inference_s[c] / samples * 1e6, memory[c], parameters[c])
+        for c in candidates
+    }
+
+
+def _trained(model: torch.nn.Module) -> int:
+    lazy = torch.nn.parameter.is_lazy
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and not lazy(p))
+
+
+def _training(task: Task, candidate: str, batch: Batch) -> Callable[[], object]:
+    model = candidate_model(task, candidate, 0).train()
+    optimizer = task.new_optimizer(model)
+    return lambda: train_step(task, model, optimizer, batch)
+
+
+def _inference(task: Task, candidate: str, batch: Batch) -> Callable[[], object]:
+    model = candidate_model(task, candidate, 0).eval()
+
+    @torch.no_grad()
+    def run() -> object:
+        return forward(model, batch)
+
+    return run
+
+
+def _side_by_side(
+    task: Task,
+    calls: Mapping[str, Callable[[], object]],
+    on_progress: Callable[[str], None] | None,
+) -> dict[str, float]:
+    """Seconds for one call of each: the median over rounds in which all take turns."""
+    repeats = {}
+    for name, call in calls.items():
+        call()  # the first call pays for what is set up once
+        repeats[name] = max(1, int(ROUND_S / max(_seconds(task, call, 2), 1e-6)))
+    rounds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            if on_progress is not None:
+                on_progress(name)
+            rounds[name].append(_seconds(task, call, repeats[name]))
+    return {name: statistics.median(seconds) for name, seconds in rounds.items()}
+
+
+def _seconds(task: Task, call: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    if task.device.type == "cuda":
+        torch.cuda.synchronize(task.device)
+    return (time.perf_counter() - start) / times
+
+
+def _peak_memory_mb(task: Task, step: Callable[[], object]) -> float:
+    """The most memory that the tensors of one training step take up at a time, in megabytes."""
+    step()  # the optimizer's state is there from now on
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+        before = torch.cuda.memory_allocated(task.device)
+        step()
+        return (torch.cuda.max_memory_allocated(task.device) - before) / 1e6
+    with _LiveTensors() as live:
+        step()
+    return live.peak_bytes / 1e6
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Watches what every operation returns, and how much of it is alive at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak_bytes = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        borrowed = {_address(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and _address(x) not in borrowed:
+                storage = x.untyped_storage()
+                self._alive[_address(x)] = (StorageWeakRef(storage), storage.nbytes())
+        in_use = sum(size for _, size in self._alive.values())
+        self.peak_bytes = max(self.peak_bytes, in_use)
+        return result
+
+
+def _address(x: Tensor) -> int:
+    return x.untyped_storage()._cdata

@@ -1,0 +1,114 @@
+"""Where trials run: here, or in worker processes of this machine."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple
+
+from normwise.compare.task import TASK_MODULE, Task
+from normwise.compare.trial import Outcome, run_trial
+from normwise.errors import NormError
+
+
+class Trial(NamedTuple):
+    """One trial to run; `keep_weights` asks for the trained model's state."""
+
+    candidate: str
+    seed: int
+    keep_weights: bool
+
+
+Watch = Callable[[Trial, int], None]  # a trial under way, and the epochs it has behind it
+
+
+def run_here(task: Task, trials: list[Trial], watch: Watch) -> Iterator[Outcome]:
+    """Run trials one after the other in this process."""
+    for trial in trials:
+        watch(trial, 0)
+        yield run_trial(
+            task,
+            trial.candidate,
+            trial.seed,
+            keep_weights=trial.keep_weights,
+            on_progress=lambda epoch, trial=trial: watch(trial, epoch),  # type: ignore[misc]
+        )
+
+
+def run_in_workers(
+    task: Task, trials: list[Trial], watch: Watch, workers: int
+) -> Iterator[Outcome]:
+    """Run trials in `workers` processes.
+
+    Raises
+        NormError  if the task cannot be sent to another process, or one dies.
+    """
+    import cloudpickle
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith(TASK_MODULE):  # no other process could import a task file by name
+            cloudpickle.register_pickle_by_value(module)
+    try:
+        packed = cloudpickle.dumps(task)
+    except Exception as error:
+        raise NormError(
+            f"the task cannot be sent to worker processes ({error}); use workers=1, or build the "
+            "model and open files inside functions"
+        ) from error
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(packed,),
+    )
+    waiting = list(reversed(trials))
+    running: dict[Future[Outcome], Trial] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                trial = waiting.pop()
+                watch(trial, 0)
+                running[pool.submit(_work, trial)] = trial
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                del running[future]
+                yield future.result()
+    except BrokenProcessPool as error:
+        names = ", ".join(f"{trial.candidate} with seed {trial.seed}" for trial in running.values())
+        raise NormError(
+            f"a worker process died, perhaps for want of memory, while it ran {names}; what was "
+            "finished is kept, and the same command goes on from there"
+        ) from error
+    finally:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_task: Task
+
+
+def _begin(packed: bytes) -> None:
+    import cloudpickle
+
+    global _task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _task = cloudpickle.loads(packed)
+
+
+def _end_with_parent() -> None:
+    """A killed driver cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _work(trial: Trial) -> Outcome:
+    return run_trial(_task, trial.candidate, trial.seed, keep_weights=trial.keep_weights)

@@ -1,0 +1,210 @@
+"""One trial: one candidate, trained with one seed, scored."""
+
+import inspect
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normwise.compare.batches import Batch, Batches
+from normwise.compare.task import Task
+from normwise.errors import NormError
+from normwise.layers import padding
+from normwise.surgery import swap
+
+AS_IS = "as-is"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: with a score, or with the reason why there is none."""
+
+    candidate: str
+    seed: int
+    score: float | None
+    reason: str | None
+    curve: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    weights: dict[str, Tensor] | None = None  # the trained state, where it was asked for
+
+
+class _DivergedError(Exception):
+    pass
+
+
+def run_trial(
+    task: Task,
+    candidate: str,
+    seed: int,
+    *,
+    keep_weights: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Train the task's model with a candidate in the place of its norms, and score it.
+
+    The same seed gives every candidate the same initial weights apart from the
+    norms, the same batches in the same order, and the same draws of dropout. A
+    trial that diverges or raises is an outcome with a reason.
+
+    on_progress  called with the number of each epoch (or reported step) as it ends
+
+    Raises
+        NormError  for what is wrong with the task rather than with the candidate.
+    """
+    curve: list[dict[str, float]] = []
+
+    def add(entry: dict[str, float]) -> None:
+        curve.append(entry)
+        if on_progress is not None:
+            on_progress(int(entry["epoch"]))
+
+    start = time.perf_counter()
+    score, reason, weights = None, None, None
+    with _own_randomness(seed), threads(task.threads):
+        try:
+            model = candidate_model(task, candidate, seed)
+            torch.manual_seed(seed)
+            if task.run is not None:
+                score = _own_loop(task, model, seed, add)
+            else:
+                score = _train(task, model, seed, add)
+            if keep_weights:
+                weights = {key: value.cpu() for key, value in model.state_dict().items()}
+        except _DivergedError as error:
+            reason = f"diverged: {error}"
+        except (MemoryError, torch.OutOfMemoryError):
+            reason = "out of memory"
+        except NormError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    seconds = time.perf_counter() - start
+    return Outcome(candidate, seed, score, reason, curve, seconds, weights)
+
+
+def candidate_model(task: Task, candidate: str, seed: int) -> torch.nn.Module:
+    """The task's model with the weights of a seed, and the candidate's norms."""
+    model = task.new_model(seed)
+    if candidate != AS_IS:
+        model = swap(model, candidate)
+    return model.to(task.device)
+
+
+def forward(model: torch.nn.Module, batch: Batch) -> Any:
+    """The model's outputs; the lengths reach its norms, and its forward if that takes them."""
+    if batch.lengths is None:
+        return model(batch.x)
+    takes_lengths = "lengths" in inspect.signature(model.forward).parameters
+    with padding(batch.lengths, size=batch.x.shape[-1]):
+        return model(batch.x, lengths=batch.lengths) if takes_lengths else model(batch.x)
+
+
+def evaluate(task: Task, model: torch.nn.Module, data: Batches) -> float:
+    """The task's metric over all of `data`, in evaluation mode.
+
+    Raises
+        NormError  if the metric is not a finite number although all outputs are.
+    """
+    outputs, targets = [], []
+    model.eval()
+    with torch.no_grad():
+        for batch in data.epoch():
+            outputs.append(forward(model, batch.to(task.device)).cpu())
+            targets.append(batch.y.cpu())
+    if len({out.shape[1:] for out in outputs}) > 1:
+        raise NormError(
+            "the model's outputs differ in size from batch to batch, so they cannot be scored "
+            "together; pad them to one size in the model's forward"
+        )
+    every_output = torch.cat(outputs)
+    if not every_output.isfinite().all():
+        raise _DivergedError("the outputs were not finite")
+    score = float(task.metric(every_output, torch.cat(targets)))
+    if not math.isfinite(score):
+        raise NormError(
+            f"the metric {task.metric_name!r} returned {score} for finite outputs "
+            f"{tuple(every_output.shape)}; it must return a number"
+        )
+    return score
+
+
+def train_step(
+    task: Task, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
+) -> float:
+    """One step of the optimizer on one batch; returns the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = task.loss(forward(model, batch), batch.y)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _train(
+    task: Task, model: torch.nn.Module, seed: int, add: Callable[[dict[str, float]], None]
+) -> float:
+    assert task.train is not None
+    assert task.valid is not None
+    optimizer = task.new_optimizer(model)
+    order = torch.Generator().manual_seed(seed)
+    score = math.nan
+    for epoch in range(1, task.epochs + 1):
+        model.train()
+        losses = []
+        for batch in task.train.epoch(order):
+            losses.append(train_step(task, model, optimizer, batch.to(task.device)))
+            if not math.isfinite(losses[-1]):
+                raise _DivergedError(f"the loss was {losses[-1]} in epoch {epoch}")
+        score = evaluate(task, model, task.valid)
+        add({"epoch": epoch, "loss": sum(losses) / max(len(losses), 1), "score": score})
+    return score
+
+
+def _own_loop(
+    task: Task, model: torch.nn.Module, seed: int, add: Callable[[dict[str, float]], None]
+) -> float:
+    assert task.run is not None
+    score = task.run(model, seed, lambda step, value: add({"epoch": step, "score": float(value)}))
+    try:
+        score = float(score)
+    except (TypeError, ValueError):
+        raise NormError(
+            f"run(model, seed, report) must return the score as a number; it returned {score!r}"
+        ) from None
+    if not math.isfinite(score):
+        raise _DivergedError(f"the score was {score}")
+    return score
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use so many threads of the CPU inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed every generator a training may draw from, and put the caller's back after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with (
+        torch.random.fork_rng() if torch.cuda.is_available() else torch.random.fork_rng(devices=[])
+    ):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

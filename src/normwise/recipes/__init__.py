@@ -1,0 +1,1 @@
+"""Whole applications on real data, each a start to copy from."""
