@@ -1,0 +1,110 @@
+"""Where things go on the axes of a plot: limits, ticks, and names beside points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from normwise.compare import words
+from normwise.compare.drawing import PAINTS
+
+# Where a label may stand: points off, then to the right or left, then up or down.
+_PLACES = [
+    (distance, across, up)
+    for distance in (8, 14, 22, 32, 44)
+    for across, up in ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
+]
+
+
+def window(values: Sequence[float], keep: Sequence[float]) -> tuple[float, float]:
+    """Limits that show the bulk of the values, and all to keep.
+
+    Left out is what lies further from the median than eight times the values
+    typically do, so that one candidate that failed to learn does not press the
+    others into a single line.
+    """
+    off = np.abs(np.subtract(values, np.median(values)))
+    reach = 8 * np.median(off) or np.inf
+    shown = [v for v, distance in zip(values, off, strict=True) if distance <= reach] + [*keep]
+    return padded(min(shown), max(shown))
+
+
+def padded(low: float, high: float) -> tuple[float, float]:
+    """The limits with some room on both sides, even where they coincide."""
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    return float(low - room), float(high + room)
+
+
+def scale_by_decades(axes: Axes, direction: str, values: Sequence[float]) -> None:
+    """Make x or y logarithmic, with plain digits: matplotlib's own are written in mathtext."""
+    axes.set(**{f"{direction}scale": "log"})
+    axis = axes.xaxis if direction == "x" else axes.yaxis
+    few = max(values) < 100 * min(values)
+    axis.set_major_locator(LogLocator(subs=(1, 3) if few else (1,), numticks=6))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words.significant(value, 1)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def arrow_to(y: float, axes: Axes) -> str:
+    """Points to where y lies, if that is beyond the axis."""
+    low, high = axes.get_ylim()
+    return "▾" if y < low else "▴" if y > high else ""
+
+
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[tuple[float, float, str]],
+    uprights: Sequence[tuple[float, float, float]],
+) -> None:
+    """Write each (x, y, name) where it covers least, with a thin line where it stands off.
+
+    It keeps clear of the other points and names, and of upright lines (x, from, to).
+    """
+    figure.draw_without_rendering()  # only now does the layout know where the points are
+    frame = axes.get_window_extent()
+    spots = axes.transData.transform([(x, y) for x, y, _ in points])
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
+    for x, *ends in uprights:
+        (left, bottom), (_, top) = axes.transData.transform([(x, end) for end in ends])
+        taken.append(Bbox.from_extents(left - 1, bottom, left + 1, top))
+    off: dict[str, Any] = {
+        "textcoords": "offset points",
+        "fontsize": 9,
+        "verticalalignment": "center",
+    }
+    line = {"arrowstyle": "-", "color": PAINTS["muted"], "linewidth": 0.5, "shrinkB": 4}
+    for x, y, name in points:
+        label = axes.annotate(name, (x, y), xytext=(0, 0), **off)
+        label.set_in_layout(False)
+        prices = {place: _price(label, place, taken, frame) for place in _PLACES}
+        best = min(_PLACES, key=prices.__getitem__)
+        taken.append(_move(label, best))
+        if best[0] > _PLACES[0][0]:
+            axes.annotate("", (x, y), xytext=label.xyann, arrowprops=line, **off)
+
+
+def _price(
+    label: Annotation, place: tuple[int, int, int], taken: Sequence[Bbox], frame: Bbox
+) -> float:
+    """The area that the label would cover there, that of the outside included; near is cheap."""
+    box = _move(label, place).padded(1)
+    covered = sum(_shared_area(box, other) for other in taken)
+    return covered + box.width * box.height - _shared_area(box, frame) + 2 * place[0]
+
+
+def _move(label: Annotation, place: tuple[int, int, int]) -> Bbox:
+    distance, across, up = place
+    label.set_horizontalalignment(("center", "left", "right")[across])
+    label.xyann = (across * distance, up * distance)
+    return label.get_window_extent()
+
+
+def _shared_area(one: Bbox, other: Bbox) -> float:
+    shared = Bbox.intersection(one, other)
+    return float(shared.width * shared.height) if shared else 0.0
