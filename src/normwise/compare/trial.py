@@ -152,6 +152,7 @@ def _train(
     assert task.train is not None
     assert task.valid is not None
     optimizer = task.new_optimizer(model)
+    scheduler = task.new_scheduler(optimizer)
     order = torch.Generator().manual_seed(seed)
     score = math.nan
     for epoch in range(1, task.epochs + 1):
@@ -161,6 +162,7 @@ def _train(
             losses.append(train_step(task, model, optimizer, batch.to(task.device)))
             if not math.isfinite(losses[-1]):
                 raise _DivergedError(f"the loss was {losses[-1]} in epoch {epoch}")
+        scheduler.step()
         score = evaluate(task, model, task.valid)
         add({"epoch": epoch, "loss": sum(losses) / max(len(losses), 1), "score": score})
     return score

@@ -54,6 +54,7 @@ def task() -> Task:
         loss="cross_entropy",
         metric="accuracy",
         batch_size=8,
-        epochs=20,
+        epochs=15,
+        schedule="cosine",
         name="japanese-vowels",
     )
