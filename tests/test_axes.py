@@ -6,18 +6,21 @@ from normwise import NormError
 from normwise.axes import SCHEMES, Axis, Fitted, parse, part_sizes, trailing
 
 FITS = [
-    # pattern, rank, what it becomes
-    ("n c [...]", 3, Fitted(3, (), averaged=(2,), samples=(0,), remembered=((1, "c"),), features=(1,))),
-    ("n c [...]", 5, Fitted(5, (), averaged=(2, 3, 4), samples=(0,), remembered=((1, "c"),), features=(1,))),
-    ("n c [...]", 2, Fitted(2, (), averaged=(), samples=(0,), remembered=((1, "c"),), features=(1,))),
-    ("[n] c [...]", 2, Fitted(2, (), averaged=(0,), samples=(), remembered=((1, "c"),), features=(1,))),
-    ("[n] c [...]", 4, Fitted(4, (), averaged=(0, 2, 3), samples=(), remembered=((1, "c"),), features=(1,))),
-    ("n [c] ...", 4, Fitted(4, (), averaged=(1,), samples=(0,), remembered=((2, "..."), (3, "...")), features=(1,))),
-    ("... [c]", 3, Fitted(3, (), averaged=(2,), samples=(), remembered=((0, "..."), (1, "...")), features=(2,))),
-    ("... [c1 c2]", 3, Fitted(3, (), averaged=(1, 2), samples=(), remembered=((0, "..."),), features=(1, 2))),
-    ("n (g [c]) [t]", 3, Fitted(3, ((1, ("g", "c")),), averaged=(2, 3), samples=(0,), remembered=((1, "g"),), features=(1,))),
-    ("(n [ghost]) (g c) [t]", 3, Fitted(3, ((1, ("g", "c")), (0, ("n", "ghost"))), averaged=(1, 4), samples=(0,), remembered=((2, "g"), (3, "c")), features=(1,))),
-]  # fmt: skip
+    # pattern, rank: splits, averaged, samples, remembered, features
+    ("n c [...]", 3, (), (2,), (0,), ((1, "c"),), (1,)),
+    ("n c [...]", 5, (), (2, 3, 4), (0,), ((1, "c"),), (1,)),
+    ("n c [...]", 2, (), (), (0,), ((1, "c"),), (1,)),
+    ("[n] c [...]", 2, (), (0,), (), ((1, "c"),), (1,)),
+    ("[n] c [...]", 4, (), (0, 2, 3), (), ((1, "c"),), (1,)),
+    ("n [c] ...", 4, (), (1,), (0,), ((2, "..."), (3, "...")), (1,)),
+    ("... [c]", 3, (), (2,), (), ((0, "..."), (1, "...")), (2,)),
+    ("... [c1 c2]", 3, (), (1, 2), (), ((0, "..."),), (1, 2)),
+    ("n (g [c]) [t]", 3, ((1, ("g", "c")),), (2, 3), (0,), ((1, "g"),), (1,)),
+    (
+        *("(n [ghost]) (g c) [t]", 3),
+        *(((1, ("g", "c")), (0, ("n", "ghost"))), (1, 4), (0,), ((2, "g"), (3, "c")), (1,)),
+    ),
+]
 
 WRONG = [
     # pattern, position of the mark, sentence
@@ -45,11 +48,11 @@ WRONG = [
 ]
 
 UNFITTING = [
-    ("n c [t]", 2, "pattern 'n c [t]' names 3 dimensions, and x has 2; give x one dimension for each name"),
-    ("n c [t]", 4, "pattern 'n c [t]' names 3 dimensions, and x has 4; give x one dimension for each name"),
-    ("n c [...]", 1, "pattern 'n c [...]' names at least 2 dimensions, and x has 1; give x one dimension for each name"),
-    ("n (g [c]) [t]", 4, "pattern 'n (g [c]) [t]' names 3 dimensions, and x has 4; give x one dimension for each name"),
-]  # fmt: skip
+    ("n c [t]", 2, "names 3 dimensions, and x has 2"),
+    ("n c [t]", 4, "names 3 dimensions, and x has 4"),
+    ("n c [...]", 1, "names at least 2 dimensions, and x has 1"),
+    ("n (g [c]) [t]", 4, "names 3 dimensions, and x has 4"),
+]
 
 WRONG_PARTS = [
     (("g", "c"), 6, {}, "(g c) needs a size for all but one of its parts: g=…"),
@@ -61,8 +64,11 @@ WRONG_PARTS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "rank", "fitted"), FITS)
-def test_a_pattern_laid_over_a_tensor(text, rank, fitted):
+@pytest.mark.parametrize(
+    ("text", "rank", "splits", "averaged", "samples", "remembered", "features"), FITS
+)
+def test_a_pattern_laid_over_a_tensor(text, rank, splits, averaged, samples, remembered, features):
+    fitted = Fitted(rank, splits, averaged, samples, remembered, features)
     assert parse(text).fit(rank) == fitted
 
 
@@ -77,7 +83,8 @@ def test_a_wrong_pattern_is_refused_with_a_mark_under_the_fault(text, position, 
 def test_a_pattern_that_does_not_fit_is_refused(text, rank, sentence):
     with pytest.raises(NormError) as caught:
         parse(text).fit(rank)
-    assert str(caught.value) == sentence
+    advice = "give x one dimension for each name"
+    assert str(caught.value) == f"pattern {text!r} {sentence}; {advice}"
 
 
 def test_spaces_mean_nothing_but_the_end_of_a_name():
@@ -156,7 +163,7 @@ def test_any_pattern_fits_the_ranks_it_names(dimensions, spread):
     kept = {i: name for i, (name, averaged) in enumerate(flat) if not averaged}
     assert {*fitted.samples} == {i for i, name in kept.items() if name == "n"}
     assert dict(fitted.remembered) == {i: name for i, name in kept.items() if name != "n"}
-    assert {i: names for i, names in fitted.splits} == {
+    assert dict(fitted.splits) == {
         i: tuple(name for name, _ in d) for i, d in enumerate(laid) if len(d) > 1
     }
     assert [i for i, _ in fitted.splits] == sorted((i for i, _ in fitted.splits), reverse=True)
