@@ -7,5 +7,4 @@ from normwise.errors import NormError
 from normwise.layers import *
 from normwise.running import Running
 from normwise.surgery import find, plan, receipt, swap
-
-__version__ = "0.1.0.dev0"
+from normwise.version import __version__

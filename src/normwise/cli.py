@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normwise import __version__
 from normwise.catalogue import catalogue
 from normwise.compare import Comparison, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
 from normwise.errors import NormError
+from normwise.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -60,15 +60,13 @@ def normalize(
     """
     fitted = scheme.pattern.fit(x.dim())
     split_x = split(wide(x), fitted, sizes)
+    split_mask = None if mask is None else split(mask, fitted, sizes)
     if given is None:
-        split_mask = None if mask is None else split(mask, fitted, sizes)
         moments, deviation = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
     else:
-        moments, deviation = given, split_x - given.shift - given.offset
+        moments, deviation = given, _where(split_mask, split_x) - given.shift - given.offset
     y = standardise(deviation, moments.var, eps).reshape(x.shape)
-    y = scale(y, fitted.features, weight, bias)
-    if mask is not None:
-        y = torch.where(mask, y, 0.0)
+    y = _where(mask, scale(y, fitted.features, weight, bias))
     return y.to(x.dtype), moments
 
 
@@ -83,23 +81,26 @@ def measure(
     """
     elements, divisor = _count(x, over, mask)
     shift = offset = x.new_zeros(())
-    # `where` stops what padding may hold, even NaN; after it, a product is three times as fast.
-    deviation = x if mask is None else torch.where(mask, x, 0.0)
+    # `where` keeps what padding may hold, even NaN, out of values and gradients; after it,
+    # a product does, in a third of the time.
+    deviation = _where(mask, x)
     real = None if mask is None else mask.to(x.dtype)
     if centres:
-        shift = (deviation.detach().sum(over, keepdim=True) / divisor).detach()
-        deviation = _masked(deviation - shift, real)
-        offset = deviation.sum(over, keepdim=True) / divisor
-        deviation = _masked(deviation - offset, real)
-    var = (deviation * deviation).sum(over, keepdim=True) / divisor
+        shift = (_sum(deviation.detach(), over) / divisor).detach()
+        deviation = _times(deviation - shift, real)
+        offset = _sum(deviation, over) / divisor
+        deviation = _times(deviation - offset, real)
+    var = _sum(deviation * deviation, over) / divisor
     if isinstance(elements, Tensor):
         var = torch.where(elements > 0, var, 1.0)
+    elif elements == 0:
+        var = var + 1
     return Moments(shift, offset, var, elements), deviation
 
 
 def standardise(deviation: Tensor, var: Tensor, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps), given x - mean."""
-    return deviation * torch.rsqrt(var + eps)
+    """(x - mean) / sqrt(var + eps), given x - mean, in its precision."""
+    return deviation * torch.rsqrt(var.to(deviation.dtype) + eps)
 
 
 def scale(
@@ -144,9 +145,17 @@ def _count(
             shared = shared * x.shape[dimension]
     if mask is None:
         return shared, max(shared, 1)
-    elements = mask.sum(over, keepdim=True) * shared
+    elements = _sum(mask.long(), over) * shared
     return elements, elements.clamp(min=1)
 
 
-def _masked(x: Tensor, real: Tensor | None) -> Tensor:
+def _sum(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    return x.sum(over, keepdim=True) if over else x  # torch takes () for all dimensions
+
+
+def _where(real: Tensor | None, x: Tensor) -> Tensor:
+    return x if real is None else torch.where(real, x, 0.0)
+
+
+def _times(x: Tensor, real: Tensor | None) -> Tensor:
     return x if real is None else x * real

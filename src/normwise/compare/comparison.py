@@ -246,9 +246,9 @@ def _opened(folder: Path) -> Ledger:
 
 def _results(ledger: Ledger) -> dict[str, Any]:
     """All figures of the last comparison that was asked for, as results.json has them."""
-    from normwise import __version__
     from normwise.compare.recommendation import recommend
     from normwise.compare.verdict import judge, mean_interval, practical_margin
+    from normwise.version import __version__
 
     asked = ledger.read("asked")
     if asked is None:
