@@ -105,16 +105,22 @@ def _peak_memory_mb(task: Task, step: Callable[[], object]) -> float:
         return (torch.cuda.max_memory_allocated(task.device) - before) / 1e6
     with _LiveTensors() as live:
         step()
-    return live.peak_bytes / 1e6
+    peak: int = live.peak_bytes
+    return peak / 1e6
 
 
-class _LiveTensors(TorchDispatchMode):
+# torch leaves these without types.
+_Mode: Any = TorchDispatchMode
+_reference: Any = StorageWeakRef
+
+
+class _LiveTensors(_Mode):  # type: ignore[misc]  # a base class without types
     """Watches what every operation returns, and how much of it is alive at a time."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peak_bytes = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._alive: dict[int, tuple[Any, int]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -125,11 +131,12 @@ class _LiveTensors(TorchDispatchMode):
         for x in tree_leaves(result):
             if isinstance(x, Tensor) and _address(x) not in borrowed:
                 storage = x.untyped_storage()
-                self._alive[_address(x)] = (StorageWeakRef(storage), storage.nbytes())
+                self._alive[_address(x)] = (_reference(storage), storage.nbytes())
         in_use = sum(size for _, size in self._alive.values())
         self.peak_bytes = max(self.peak_bytes, in_use)
         return result
 
 
 def _address(x: Tensor) -> int:
-    return x.untyped_storage()._cdata
+    address: int = x.untyped_storage()._cdata
+    return address

@@ -120,7 +120,7 @@ class Task:
             if not isinstance(number, int) or number < 1:
                 raise NormError(f"{option} must be a whole number above 0, received {number!r}")
         self.name = name
-        self.build = model
+        self.build: Callable[[], torch.nn.Module] = model
         self.run = run
         self.batch_size = batch_size
         self.epochs = epochs

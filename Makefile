@@ -1,0 +1,42 @@
+# Everything runs in .venv, which the first target to need it sets up: only Python, make
+# and a C++ compiler have to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet
+
+.PHONY: compare test test-all check format bench pictures clean
+
+compare: $(READY)  ## try eight norms on real speech, and say which to take
+	$(BIN)/normwise compare
+
+test: $(READY)  ## the tests, with line coverage
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=90
+
+test-all: $(READY)  ## the slow tests, too
+	$(BIN)/python -m pytest --cov
+
+check: $(READY)  ## linters and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## time the layers beside torch.nn and x.clone(), and measure their errors
+	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/accuracy.py
+
+pictures: $(READY)  ## draw the README's pictures from the run that `make compare` left
+	$(BIN)/python docs/pictures.py
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --upgrade "pip>=25.1"
+	$(INSTALL) --editable . --group dev
+	touch $@
+
+clean:
+	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs
