@@ -45,5 +45,7 @@ task = nw.Task(
     loss="cross_entropy",
     metric="accuracy",
     batch_size=16,
-    epochs=6,
+    epochs=12,
+    learning_rate=3e-3,
+    schedule="cosine",
 )

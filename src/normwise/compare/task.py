@@ -170,12 +170,12 @@ class Task:
     def new_model(self, seed: int) -> torch.nn.Module:
         """The model with the initial weights of `seed`: the same for every candidate."""
         torch.manual_seed(seed)
-        model: object = self.build()
-        if not isinstance(model, torch.nn.Module):
-            raise NormError(
-                f"model() must return a torch.nn.Module, and it returned {type(model).__name__}"
-            )
-        return model
+        model = self.build()
+        if isinstance(model, torch.nn.Module):
+            return model
+        raise NormError(
+            f"model() must return a torch.nn.Module, and it returned {type(model).__name__}"
+        )
 
     def checked_model(self) -> torch.nn.Module:
         """A model, once it is known to have a norm to swap."""

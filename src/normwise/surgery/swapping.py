@@ -10,7 +10,7 @@ import torch
 
 from normwise.catalogue import Candidate, parse_candidate
 from normwise.errors import NormError
-from normwise.surgery.find import Site, convolution_dims, find
+from normwise.surgery.sites import Site, convolution_dims, find
 
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
 
