@@ -82,7 +82,12 @@ def main() -> None:
                 ratio = {key: s / seconds["clone"] for key, s in seconds.items()}
                 kind = "forward + backward" if train else "forward"
                 rows.append(
-                    {"layer": name, "shape": shape, "pass": kind, "clone_us": seconds["clone"] * 1e6}
+                    {
+                        "layer": name,
+                        "shape": shape,
+                        "pass": kind,
+                        "clone_us": seconds["clone"] * 1e6,
+                    }
                     | ratio
                 )
                 table.add_row(

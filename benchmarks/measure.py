@@ -53,7 +53,9 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    ):
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
