@@ -1,6 +1,6 @@
 """Find the right normalization layer for a network, on its own data, and run it fast."""
 
-from normwise import data
+from normwise import data, functional
 from normwise.catalogue import catalogue, make
 from normwise.errors import NormError
 from normwise.layers import *

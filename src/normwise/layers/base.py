@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
+from normwise.checks import check_averaged, check_floating
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
 from normwise.reference import Moments, normalize
@@ -96,12 +97,7 @@ class Normalization(torch.nn.Module):
             given=None if remembered is None else recall(remembered, fitted),
         )
         if remembered is None:
-            if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
-                raise NormError(
-                    f"{self._name()} would average over one element, {self.scheme.pattern}, which "
-                    f"erases the signal: received {describe(x)}; give it more samples or "
-                    "positions, or take another norm"
-                )
+            self.check_elements(x, moments)
             self.remember(moments, fitted)
         return y
 
@@ -109,8 +105,7 @@ class Normalization(torch.nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Refuse what the layer cannot take, before anything is changed."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise NormError(f"{self._name()} takes a floating tensor, received {describe(x)}")
+        check_floating(x, self._name())
         if self.dim is not None:
             ranks = {self.dim + 2, *[2] * self.takes_flat, *[self.dim + 1] * self.takes_unbatched}
             if x.dim() not in ranks:
@@ -124,6 +119,10 @@ class Normalization(torch.nn.Module):
                 f"{self._name()} was made for {wanted} features, and x has {found}: received "
                 f"{describe(x)}; make it with {found}, or without a number to have it inferred"
             )
+
+    def check_elements(self, x: Tensor, moments: Moments) -> None:
+        """Refuse a variance of one element: it is 0 whatever x is."""
+        check_averaged(x, self.scheme, moments, self._name())
 
     # -- words ---------------------------------------------------------------
 
