@@ -206,7 +206,8 @@ def part_sizes(names: Sequence[str], total: int, given: Mapping[str, int]) -> tu
     """The sizes of the parts of a composite dimension of `total` elements.
 
     Raises
-        NormError  if more than one part is unknown, or they do not multiply to `total`.
+        NormError  if more than one part is unknown, one is below 1, or they do not
+                   multiply to `total`.
     """
     unknown = [name for name in names if name not in given]
     product = 1
@@ -215,7 +216,11 @@ def part_sizes(names: Sequence[str], total: int, given: Mapping[str, int]) -> tu
     written = " ".join(names)
     if len(unknown) > 1:
         raise NormError(f"({written}) needs a size for all but one of its parts: {unknown[0]}=…")
-    if total % product or (not unknown and total != product):
+    if (
+        any(size < 1 for size in given.values())
+        or total % product
+        or (not unknown and total != product)
+    ):
         sizes = ", ".join(f"{name}={given[name]}" for name in names if name in given)
         raise NormError(f"({written}) with {sizes} does not fit a dimension of {total}")
     return tuple(given.get(name, total // product) for name in names)

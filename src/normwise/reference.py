@@ -59,15 +59,14 @@ def normalize(
     float64 where x is.
     """
     fitted = scheme.pattern.fit(x.dim())
-    split_x = split(wide(x), fitted, sizes)
+    # A NaN that is masked only at the end still reaches every gradient, as 0 * NaN.
+    split_x = split(_where(mask, wide(x)), fitted, sizes)
     split_mask = None if mask is None else split(mask, fitted, sizes)
     moments = given
     if moments is None:
         moments = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
     y = standardise(split_x, moments, eps).reshape(x.shape)
-    y = scale(y, fitted.features, weight, bias)
-    if mask is not None:
-        y = torch.where(mask, y, 0.0)
+    y = _where(mask, scale(y, fitted.features, weight, bias))
     return y.to(x.dtype), moments
 
 
@@ -87,20 +86,22 @@ def measure(
         divisor: Tensor | int = max(count, 1)
     else:
         real = mask.expand_as(x)
-        x = torch.where(real, x, 0.0)
-        count = real.sum(over, keepdim=True)
+        x = _where(real, x)
+        count = _sum(real.long(), over)
         divisor = count.clamp(min=1)
 
     zero = x.new_zeros(())
     shift, offset, deviation = zero, zero, x
     if centres:
-        shift = (x.detach().sum(over, keepdim=True) / divisor).detach()
+        shift = (_sum(x.detach(), over) / divisor).detach()
         deviation = _where(real, x - shift)
-        offset = deviation.sum(over, keepdim=True) / divisor
+        offset = _sum(deviation, over) / divisor
         deviation = _where(real, deviation - offset)
-    var = deviation.square().sum(over, keepdim=True) / divisor
+    var = _sum(deviation.square(), over) / divisor
     if isinstance(count, Tensor):
         var = torch.where(count > 0, var, 1.0)
+    elif count == 0:
+        var = var + 1
     return Moments(shift, offset, var, count)
 
 
@@ -139,6 +140,10 @@ def split(x: Tensor, fitted: Fitted, sizes: Mapping[str, int] | None = None) -> 
 def wide(x: Tensor) -> Tensor:
     """x in the precision that moments are accumulated in: float32, or float64 if x is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _sum(x: Tensor, over: tuple[int, ...]) -> Tensor:
+    return x.sum(over, keepdim=True) if over else x  # torch takes () for all dimensions
 
 
 def _where(real: Tensor | None, x: Tensor) -> Tensor:
