@@ -46,6 +46,7 @@ class Fitted:
     """
 
     rank: int
+    names: tuple[tuple[str, ...], ...]  # the axes of each dimension of x
     splits: tuple[tuple[int, tuple[str, ...]], ...]  # composite dimensions of x, last one first
     averaged: tuple[int, ...]  # dimensions of the split tensor that statistics average over
     samples: tuple[int, ...]  # dimensions of the split tensor that are n and kept
@@ -186,6 +187,7 @@ def _fit(pattern: Pattern, rank: int) -> Fitted:
     kept = [(i, axis) for i, axis in enumerate(split) if not axis.averaged]
     return Fitted(
         rank=rank,
+        names=tuple(tuple(axis.name for axis in dimension) for dimension in dimensions),
         splits=tuple(
             (i, tuple(axis.name for axis in dimension))
             for i, dimension in reversed(list(enumerate(dimensions)))

@@ -59,15 +59,34 @@ def normalize(
     float64 where x is.
     """
     fitted = scheme.pattern.fit(x.dim())
-    # A NaN that is masked only at the end still reaches every gradient, as 0 * NaN.
-    split_x = split(_where(mask, wide(x)), fitted, sizes)
-    split_mask = None if mask is None else split(mask, fitted, sizes)
+    split_x, split_mask = _apart(x, mask, fitted, sizes)
     moments = given
     if moments is None:
         moments = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
     y = standardise(split_x, moments, eps).reshape(x.shape)
     y = _where(mask, scale(y, fitted.features, weight, bias))
     return y.to(x.dtype), moments
+
+
+def measured(
+    x: Tensor,
+    scheme: Scheme,
+    *,
+    mask: Tensor | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Moments:
+    """x's own moments, as `normalize` measures them."""
+    fitted = scheme.pattern.fit(x.dim())
+    split_x, split_mask = _apart(x, mask, fitted, sizes)
+    return measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
+
+
+def _apart(
+    x: Tensor, mask: Tensor | None, fitted: Fitted, sizes: Mapping[str, int] | None
+) -> tuple[Tensor, Tensor | None]:
+    # A NaN that is masked only at the end still reaches every gradient, as 0 * NaN.
+    split_x = split(_where(mask, wide(x)), fitted, sizes)
+    return split_x, None if mask is None else split(mask, fitted, sizes)
 
 
 def measure(

@@ -19,7 +19,7 @@ class Remembered(NamedTuple):
     """The buffers of a layer: what `Running.update` writes in place."""
 
     mean: Tensor | None  # None where the scheme does not centre
-    var: Tensor  # unbiased, as torch.nn keeps it
+    var: Tensor  # unbiased, as torch.nn keeps it; the mean square where nothing is centred
     batches: Tensor | None  # how many batches went in, int64; None where nobody counts
 
 
@@ -68,7 +68,8 @@ class Running:
         """Take one batch's moments in. A batch without a real position changes nothing."""
         mean, var = moments.mean.detach(), moments.var.detach()
         count = torch.as_tensor(moments.elements, device=var.device)
-        unbiased = var * (count / (count - 1).clamp(min=1))
+        if remembered.mean is not None:  # a mean square has no bias to take out
+            var = var * (count / (count - 1).clamp(min=1))
         seen = (count > 0).expand_as(var)
         any_seen = seen.any()
 
@@ -76,7 +77,7 @@ class Running:
         if remembered.batches is not None:
             remembered.batches.add_(any_seen)
             factor = self._factor(remembered.batches)
-        for old, new in ((remembered.mean, mean), (remembered.var, unbiased)):
+        for old, new in ((remembered.mean, mean), (remembered.var, var)):
             if old is not None:
                 batch = _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype)
                 old.copy_(torch.where(any_seen, old + (batch - old) * factor, old))

@@ -45,6 +45,7 @@ from normwise.layers.layer import (
     RMSNorm3d,
 )
 from normwise.layers.lazy import Lazy
+from normwise.layers.norm import LazyNorm, Norm
 from normwise.layers.padding import lengths_to_mask, padding
 from normwise.layers.tanh import DynamicTanh, LazyDynamicTanh
 
@@ -85,6 +86,8 @@ __all__ = [
     "LazyRMSNorm1d",
     "LazyRMSNorm2d",
     "LazyRMSNorm3d",
+    "Norm",
+    "LazyNorm",
     "DynamicTanh",
     "LazyDynamicTanh",
     "Identity",

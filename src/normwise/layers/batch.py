@@ -5,39 +5,25 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from normwise.axes import SCHEMES, Fitted
-from normwise.layers.base import Normalization, checked_size
+from normwise.axes import SCHEMES
+from normwise.layers.base import checked_size
 from normwise.layers.lazy import Lazy, make_lazy
-from normwise.reference import Moments
+from normwise.layers.remembering import Remembering
 from normwise.running import Remembered, Running
 
 
-class _Remembering(Normalization, _NormBase):
-    """torch.nn's constructor, buffers and momentum, with the size inferred if left out."""
+class _Remembering(Remembering, _NormBase):
+    """torch.nn's constructor and momentum, with the size inferred if left out."""
 
     def __init__(self, num_features: int | None, *arguments: Any, bias: bool, **keywords: Any):
         size = checked_size(self, num_features)
         _NormBase.__init__(self, size, *arguments, **keywords)
         if not bias:
             self.register_parameter("bias", None)
+        self._widen()
         self._policy()  # refuses a momentum that can never be valid
         if not size:
             make_lazy(self)
-
-    def _remembered(self) -> Remembered | None:
-        if self.running_mean is None or self.running_var is None:
-            return None
-        batches = self.num_batches_tracked if self.counts_batches else None
-        return Remembered(self.running_mean, self.running_var, batches)
-
-    @property
-    def counts_batches(self) -> bool:
-        return True
-
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
-        remembered = self._remembered()
-        if self.training and self.track_running_stats and remembered is not None:
-            self._policy().update(remembered, moments, fitted)
 
     def _policy(self) -> Running:
         if self.momentum is None:
@@ -63,9 +49,6 @@ class _Batch(_Remembering):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
-
-    def remembered(self) -> Remembered | None:
-        return None if self.training else self._remembered()
 
 
 class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
@@ -145,7 +128,7 @@ class _Instance(_Remembering):
         return self.momentum is None  # torch.nn leaves an instance norm's counter at 0
 
     def remembered(self) -> Remembered | None:
-        return None if self.training or not self.track_running_stats else self._remembered()
+        return super().remembered() if self.track_running_stats else None
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
