@@ -124,23 +124,23 @@ class Norm(Remembering):
                 prod(self.sizes.get(axis.name, 0) for axis in dimension)
                 for dimension in self._feature_dimensions()
             )
-        return tuple(self.sizes.get(name, 0) for name in self._remembered_axes())
+        return tuple(self.sizes.get(axis.name, 0) for axis in self._remembered_axes())
 
     def learn(self, x: Tensor) -> None:
-        names = self.scheme.pattern.fit(x.dim()).names
-        self._learn(zip(names, x.shape, strict=True))
+        self._learn(zip(self.scheme.pattern.spread(x.dim()), x.shape, strict=True))
 
     def learn_from_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        features = [tuple(axis.name for axis in d) for d in self._feature_dimensions()]
-        axes = [(name,) for name in self._remembered_axes()]
+        features = self._feature_dimensions()
+        kept = [(axis,) for axis in self._remembered_axes()]
         for name, shape in shapes.items():
-            names = features if name in ("weight", "bias") else axes
-            if len(names) == len(shape):  # if not, torch says so when it copies
-                self._learn(zip(names, shape, strict=True))
+            dimensions = features if name in ("weight", "bias") else kept
+            if len(dimensions) == len(shape):  # if not, torch says so when it copies
+                self._learn(zip(dimensions, shape, strict=True))
 
-    def _learn(self, dimensions: Iterable[tuple[tuple[str, ...], int]]) -> None:
+    def _learn(self, dimensions: Iterable[tuple[tuple[Axis, ...], int]]) -> None:
         needed = self._needed()
-        for names, total in dimensions:
+        for dimension, total in dimensions:
+            names = [axis.name for axis in dimension]
             for name, size in zip(names, part_sizes(names, total, self.sizes), strict=True):
                 if name in needed:
                     self.sizes[name] = size
@@ -150,8 +150,8 @@ class Norm(Remembering):
 
     def _needed(self) -> set[str]:
         """The axes whose sizes parameters and buffers have."""
-        features = {axis.name for d in self._feature_dimensions() for axis in d}
-        return features.union(self._remembered_axes())
+        features = [axis for dimension in self._feature_dimensions() for axis in dimension]
+        return {axis.name for axis in [*features, *self._remembered_axes()]}
 
     def _feature_dimensions(self) -> list[tuple[Axis, ...]]:
         if not self.affine:
@@ -159,11 +159,10 @@ class Norm(Remembering):
         dimensions = self.scheme.pattern.dimensions
         return [d for d in dimensions if any(axis.is_feature for axis in d)]
 
-    def _remembered_axes(self) -> list[str]:
+    def _remembered_axes(self) -> list[Axis]:
         if self.running is None:
             return []
-        kept = (axis.name for axis in self.scheme.pattern.axes if not axis.averaged)
-        return [name for name in kept if name != "n"]
+        return [a for a in self.scheme.pattern.axes if not a.averaged and a.name != "n"]
 
     # -- what is remembered --------------------------------------------------
 
@@ -195,7 +194,7 @@ class Norm(Remembering):
                 f"pattern {pattern.text!r} names no features, c or c1, c2, …, for a weight to run "
                 "along; name them, or write affine=False"
             )
-        if ELLIPSIS in self._remembered_axes():
+        if any(axis.name == ELLIPSIS for axis in self._remembered_axes()):
             raise NormError(
                 f"pattern {pattern.text!r} keeps ..., and what is remembered needs a fixed shape; "
                 "name these dimensions, average over them, [...], or leave out running"
@@ -205,9 +204,8 @@ class Norm(Remembering):
         check_floating(x, self._name())
         pattern = self.scheme.pattern
         try:
-            names = pattern.fit(x.dim()).names
-            for parts, total in zip(names, x.shape, strict=True):
-                part_sizes(parts, total, self.sizes)
+            for dimension, total in zip(pattern.spread(x.dim()), x.shape, strict=True):
+                part_sizes([axis.name for axis in dimension], total, self.sizes)
         except NormError as error:
             raise NormError(f"Norm({pattern.text!r}): {error}; received {describe(x)}") from None
 
