@@ -125,8 +125,11 @@ def measure(
 
 
 def standardise(x: Tensor, moments: Moments, eps: float) -> Tensor:
-    """(x - mean) / sqrt(var + eps), the mean taken off in two steps."""
-    return (x - moments.shift - moments.offset) * torch.rsqrt(moments.var + eps)
+    """(x - mean) / sqrt(var + eps), the mean taken off in two steps.
+
+    In x's precision: var may come from buffers in a lower one.
+    """
+    return (x - moments.shift - moments.offset) * torch.rsqrt(moments.var.to(x.dtype) + eps)
 
 
 def scale(

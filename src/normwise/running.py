@@ -61,33 +61,45 @@ class Running:
         for name in ("momentum", "running_weight"):
             number = getattr(self, name)
             if not isinstance(number, (int, float)) or not 0 <= number <= 1:
-                hint = "; for the plain average write average='cumulative'" * (number is None)
+                plain = name == "momentum" and number is None  # as torch.nn spells it
+                hint = "; for the plain average write average='cumulative'" * plain
                 raise NormError(f"Running({name}={number!r}): must lie between 0 and 1{hint}")
 
     def update(self, remembered: Remembered, moments: Moments, fitted: Fitted) -> None:
         """Take one batch's moments in. A batch without a real position changes nothing."""
         mean, var = moments.mean.detach(), moments.var.detach()
-        count = torch.as_tensor(moments.elements, device=var.device)
-        if remembered.mean is not None:  # a mean square has no bias to take out
-            var = var * (count / (count - 1).clamp(min=1))
+        # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
+        count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
+        unbiased = var
+        if remembered.mean is not None:
+            unbiased = var * (count / (count - 1).clamp(min=1))
         seen = (count > 0).expand_as(var)
         any_seen = seen.any()
 
         factor: Tensor | float = self.momentum
         if remembered.batches is not None:
             remembered.batches.add_(any_seen)
-            factor = self._factor(remembered.batches)
-        for old, new in ((remembered.mean, mean), (remembered.var, var)):
+            factor = self._factor(remembered.batches.to(var.dtype))
+        elif self._counts_batches:
+            raise NormError(
+                f"Running(average={self.average!r}, start={self.start!r}) counts batches, "
+                "and there is no counter to count them in"
+            )
+        for old, new in ((remembered.mean, mean), (remembered.var, unbiased)):
             if old is not None:
                 batch = _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype)
                 old.copy_(torch.where(any_seen, old + (batch - old) * factor, old))
+
+    @property
+    def _counts_batches(self) -> bool:
+        return self.average == "cumulative" or self.start == "first-batch"
 
     def _factor(self, batches: Tensor) -> Tensor | float:
         """The weight of the newest batch, given how many there have been with it."""
         if self.average == "cumulative":
             return 1 / batches.clamp(min=1)
         if self.start == "first-batch":
-            return torch.where(batches <= 1, 1.0, self.momentum)
+            return torch.where(batches <= 1, batches.new_ones(()), self.momentum)
         return self.momentum
 
     def infer(self, remembered: Remembered, batch: Moments, fitted: Fitted) -> Moments:

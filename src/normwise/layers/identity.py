@@ -22,6 +22,11 @@ class Identity(torch.nn.Identity):
         x     (N, C, …), any dtype
         mask  (N, …) bool, True where a sample was recorded; all True if left out
         out   x; 0 where masked
+
+    Raises
+        NormError  if mask does not fit x.
+
+    Source: torch.nn.Identity. The mask is ours.
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from normwise.running import Running
 class Norm(Remembering):
     """Normalize as a pattern says: brackets around what is averaged.
 
-        y = (x - mean) / sqrt(var + eps) * weight + bias
+        y[i] = (x[i] - mean[k]) / sqrt(var[k] + eps) * weight[c] + bias[c]
 
-    with one mean and variance for each index of the axes outside the brackets,
-    and one weight and bias for each feature::
+    where k is the part of index i that lies outside the brackets, so that there is
+    one mean and variance for each, and c is its features::
 
         nw.Norm("n c [t]")                                 instance norm
         nw.Norm("n (g [c]) [t]", g=4)                      group norm

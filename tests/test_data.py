@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from normwise.data import japanese_vowels
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return japanese_vowels()
+
+
+@pytest.mark.parametrize(("part", "count", "longest"), [(0, 270, 26), (1, 370, 29)])
+def test_the_vowels_are_as_their_docstring_says(parts, part, count, longest):
+    x, speakers, lengths = parts[part]
+    assert x.shape == (count, 12, longest)
+    assert x.dtype == torch.float32
+    assert speakers.dtype == lengths.dtype == torch.int64
+    assert speakers.shape == lengths.shape == (count,)
+    assert speakers.unique().tolist() == list(range(9))
+    assert lengths.min() == 7
+    assert lengths.max() == longest
+    assert x.isfinite().all()
+    assert x.is_contiguous()
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_padding_is_0_and_speech_is_not(parts, part):
+    x, _, lengths = parts[part]
+    real = torch.arange(x.shape[2]) < lengths[:, None]
+    frames = x.movedim(1, 2)
+    assert not frames[~real].any()
+    assert frames[real].any(dim=1).all()
+
+
+def test_each_call_gives_tensors_of_its_own(parts):
+    x = japanese_vowels()[0].x
+    x.zero_()
+    assert japanese_vowels()[0].x.any()
+    assert parts[0].x.any()
