@@ -47,6 +47,7 @@ from normwise.layers.layer import (
 from normwise.layers.lazy import Lazy
 from normwise.layers.norm import LazyNorm, Norm
 from normwise.layers.padding import lengths_to_mask, padding
+from normwise.layers.sync import LazySyncBatchNorm, SyncBatchNorm
 from normwise.layers.tanh import DynamicTanh, LazyDynamicTanh
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "SyncBatchNorm",
+    "LazySyncBatchNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
