@@ -21,9 +21,11 @@ FLOORS = {
     "axes": 0,
     "reference": 1,
     "running": 1,
+    "checks": 1,
     "data": 1,
     "ops": 2,
     "csrc": 2,
+    "functional": 2,
     "layers": 3,
     "catalogue": 4,
     "surgery": 5,
@@ -34,7 +36,7 @@ FLOORS = {
     "__init__": 9,
 }
 # Two files of the root folder that share a floor may lean on each other only where it is said here.
-NEIGHBOURS = {("axes", "errors"), ("running", "reference")}
+NEIGHBOURS = {("axes", "errors"), ("running", "reference"), ("checks", "reference")}
 
 # What `import normwise` must not wait for.
 HEAVY = {"matplotlib", "scipy", "rich", "jinja2", "ray", "triton", "pandas", "cloudpickle"}

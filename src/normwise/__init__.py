@@ -1,6 +1,6 @@
 """Find the right normalization layer for a network, on its own data, and run it fast."""
 
-from normwise import data
+from normwise import data, functional
 from normwise.catalogue import catalogue, make
 from normwise.compare import Comparison, Task, compare
 from normwise.errors import NormError

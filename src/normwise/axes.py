@@ -71,6 +71,25 @@ class Pattern:
         """Whether the pattern has ``...`` and so fits tensors of several ranks."""
         return any(axis.name == ELLIPSIS for axis in self.axes)
 
+    def spread(self, rank: int) -> list[tuple[Axis, ...]]:
+        """The axes of each of `rank` dimensions, ``...`` being as many as are left.
+
+        Raises
+            NormError  if the pattern has more dimensions than that, or fewer and no ``...``.
+        """
+        left = rank - (len(self.dimensions) - self.open)
+        if left < 0 or (left and not self.open):
+            names = "at least " if self.open else ""
+            count = len(self.dimensions) - self.open
+            raise NormError(
+                f"pattern {self.text!r} names {names}{count} dimensions, and x has {rank}; "
+                "give x one dimension for each name"
+            )
+        dimensions: list[tuple[Axis, ...]] = []
+        for dimension in self.dimensions:
+            dimensions += [dimension] * (left if dimension[0].name == ELLIPSIS else 1)
+        return dimensions
+
     def fit(self, rank: int) -> Fitted:
         """Lay the pattern over `rank` dimensions, filling in what ``...`` stands for.
 
@@ -171,17 +190,7 @@ def _refuse(text: str, position: int, fault: str) -> NoReturn:
 
 
 def _fit(pattern: Pattern, rank: int) -> Fitted:
-    spread = rank - (len(pattern.dimensions) - 1 if pattern.open else len(pattern.dimensions))
-    if spread < 0 or (spread and not pattern.open):
-        names = "at least " if pattern.open else ""
-        count = len(pattern.dimensions) - pattern.open
-        raise NormError(
-            f"pattern {pattern.text!r} names {names}{count} dimensions, and x has {rank}; "
-            "give x one dimension for each name"
-        )
-    dimensions: list[tuple[Axis, ...]] = []
-    for dimension in pattern.dimensions:
-        dimensions += [dimension] * (spread if dimension[0].name == ELLIPSIS else 1)
+    dimensions = pattern.spread(rank)
     split = [axis for dimension in dimensions for axis in dimension]
     kept = [(i, axis) for i, axis in enumerate(split) if not axis.averaged]
     return Fitted(

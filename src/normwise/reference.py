@@ -70,6 +70,20 @@ def normalize(
     return y.to(x.dtype), moments
 
 
+def measured(
+    x: Tensor,
+    scheme: Scheme,
+    *,
+    mask: Tensor | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Moments:
+    """x's own moments, as `normalize` measures them."""
+    fitted = scheme.pattern.fit(x.dim())
+    split_mask = None if mask is None else split(mask, fitted, sizes)
+    split_x = split(wide(x), fitted, sizes)
+    return measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)[0]
+
+
 def measure(
     x: Tensor, over: tuple[int, ...], mask: Tensor | None = None, *, centres: bool = True
 ) -> tuple[Moments, Tensor]:

@@ -13,6 +13,7 @@ from normwise.reference import Moments
 Average = Literal["ema", "cumulative"]
 Start = Literal["unit", "first-batch"]
 Inference = Literal["running", "batch", "blend"]
+OnNonfinite = Literal["ignore", "skip", "raise"]
 
 
 class Remembered(NamedTuple):
@@ -36,6 +37,10 @@ class Running:
                "batch": the batch's own, as in training
                "blend": running_weight * remembered + (1 - running_weight) * the batch's
     running_weight  between 0 and 1, for "blend"
+    on_nonfinite  what becomes of a batch whose statistics are not finite
+               "ignore": it goes in, as in torch.nn, and evaluation is spoiled for good
+               "skip": what is remembered stays as it is; costs no wait for the device
+               "raise": a NormError, with what is remembered as it was; waits for the device
 
     Raises
         NormError  for a word that is none of these, or a number outside 0 to 1.
@@ -49,9 +54,15 @@ class Running:
     start: Start = "unit"
     inference: Inference = "running"
     running_weight: float = 0.5
+    on_nonfinite: OnNonfinite = "ignore"
 
     def __post_init__(self) -> None:
-        for name, known in (("average", Average), ("start", Start), ("inference", Inference)):
+        for name, known in (
+            ("average", Average),
+            ("start", Start),
+            ("inference", Inference),
+            ("on_nonfinite", OnNonfinite),
+        ):
             words = get_args(known)
             if getattr(self, name) not in words:
                 raise NormError(
@@ -66,7 +77,12 @@ class Running:
                 raise NormError(f"Running({name}={number!r}): must lie between 0 and 1{hint}")
 
     def update(self, remembered: Remembered, moments: Moments, fitted: Fitted) -> None:
-        """Take one batch's moments in. A batch without a real position changes nothing."""
+        """Take one batch's moments in. A batch without a real position changes nothing.
+
+        Raises
+            NormError  if batches must be counted and cannot be, or if the moments are
+                       not finite and that is to be refused; nothing is changed then.
+        """
         mean, var = moments.mean.detach(), moments.var.detach()
         # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
         count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
@@ -74,21 +90,36 @@ class Running:
         if remembered.mean is not None:
             unbiased = var * (count / (count - 1).clamp(min=1))
         seen = (count > 0).expand_as(var)
-        any_seen = seen.any()
+        taken = [
+            (old, _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype))
+            for old, new in ((remembered.mean, mean), (remembered.var, unbiased))
+            if old is not None
+        ]
+        counts = seen.any() & self._admitted([batch for _, batch in taken])
 
         factor: Tensor | float = self.momentum
         if remembered.batches is not None:
-            remembered.batches.add_(any_seen)
+            remembered.batches.add_(counts)
             factor = self._factor(remembered.batches.to(var.dtype))
         elif self._counts_batches:
             raise NormError(
                 f"Running(average={self.average!r}, start={self.start!r}) counts batches, "
                 "and there is no counter to count them in"
             )
-        for old, new in ((remembered.mean, mean), (remembered.var, unbiased)):
-            if old is not None:
-                batch = _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype)
-                old.copy_(torch.where(any_seen, old + (batch - old) * factor, old))
+        for old, batch in taken:
+            old.copy_(torch.where(counts, old + (batch - old) * factor, old))
+
+    def _admitted(self, statistics: list[Tensor]) -> Tensor | bool:
+        """Whether a batch with these statistics goes in."""
+        if self.on_nonfinite == "ignore":
+            return True
+        finite = torch.stack([statistic.isfinite().all() for statistic in statistics]).all()
+        if self.on_nonfinite == "raise" and not finite:
+            raise NormError(
+                "the statistics of a batch are not finite, and on_nonfinite='raise'; what is "
+                "remembered is as it was. on_nonfinite='skip' passes such batches over"
+            )
+        return finite
 
     @property
     def _counts_batches(self) -> bool:

@@ -45,7 +45,9 @@ from normwise.layers.layer import (
     RMSNorm3d,
 )
 from normwise.layers.lazy import Lazy
+from normwise.layers.norm import LazyNorm, Norm
 from normwise.layers.padding import lengths_to_mask, padding
+from normwise.layers.sync import LazySyncBatchNorm, SyncBatchNorm
 from normwise.layers.tanh import DynamicTanh, LazyDynamicTanh
 
 __all__ = [
@@ -55,6 +57,8 @@ __all__ = [
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
+    "SyncBatchNorm",
+    "LazySyncBatchNorm",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
@@ -85,6 +89,8 @@ __all__ = [
     "LazyRMSNorm1d",
     "LazyRMSNorm2d",
     "LazyRMSNorm3d",
+    "Norm",
+    "LazyNorm",
     "DynamicTanh",
     "LazyDynamicTanh",
     "Identity",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
+from normwise.checks import check_averaged, check_floating
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
 from normwise.reference import Moments, normalize
@@ -54,6 +55,23 @@ class Normalization(torch.nn.Module):
         features = self.scheme.pattern.fit(x.dim() + unbatched).features
         return tuple(x.shape[i - unbatched] for i in features)
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether nothing is left to be learned from an input or a state dict."""
+        return bool(self.feature_shape)
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter or buffer that waited for the sizes."""
+        return self.feature_shape
+
+    def learn(self, x: Tensor) -> None:
+        """Take the sizes from the first input."""
+        self.set_size(self.features_of(x))
+
+    def learn_from_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Take the sizes from the shapes that a state dict has."""
+        self.set_size(next(iter(shapes.values())))
+
     def set_size(self, shape: tuple[int, ...]) -> None:
         """Take the sizes of the features as learned from an input or a state dict."""
         single = isinstance(getattr(self, self.size_name), int)
@@ -66,6 +84,11 @@ class Normalization(torch.nn.Module):
     def remembered(self) -> Remembered | None:
         """The buffers to infer from, or None where the batch's own moments are used."""
         return None
+
+    def given(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Moments | None:
+        """The moments to use instead of x's own, or None."""
+        remembered = self.remembered()
+        return None if remembered is None else recall(remembered, fitted)
 
     def remember(self, moments: Moments, fitted: Fitted) -> None:
         """Take the moments of a training batch in."""
@@ -87,7 +110,7 @@ class Normalization(torch.nn.Module):
 
     def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
         """The layer's formula, for a checked x and a mask of x's rank."""
-        remembered = self.remembered()
+        given = self.given(x, mask, fitted)
         y, moments = normalize(
             x,
             self.scheme,
@@ -96,15 +119,10 @@ class Normalization(torch.nn.Module):
             eps=torch.finfo(x.dtype).eps if self.eps is None else self.eps,
             mask=mask,
             sizes=self.part_sizes(),
-            given=None if remembered is None else recall(remembered, fitted),
+            given=given,
         )
-        if remembered is None:
-            if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
-                raise NormError(
-                    f"{self._name()} would average over one element, {self.scheme.pattern}, which "
-                    f"erases the signal: received {describe(x)}; give it more samples or "
-                    "positions, or take another norm"
-                )
+        if given is None:
+            self.check_elements(x, moments)
             self.remember(moments, fitted)
         return y
 
@@ -112,8 +130,7 @@ class Normalization(torch.nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Refuse what the layer cannot take, before anything is changed."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise NormError(f"{self._name()} takes a floating tensor, received {describe(x)}")
+        check_floating(x, self._name())
         if self.dim is not None:
             ranks = {self.dim + 2, *[2] * self.takes_flat, *[self.dim + 1] * self.takes_unbatched}
             if x.dim() not in ranks:
@@ -127,6 +144,10 @@ class Normalization(torch.nn.Module):
                 f"{self._name()} was made for {wanted} features, and x has {found}: received "
                 f"{describe(x)}; make it with {found}, or without a number to have it inferred"
             )
+
+    def check_elements(self, x: Tensor, moments: Moments) -> None:
+        """Refuse a variance of one element: it is 0 whatever x is."""
+        check_averaged(x, self.scheme, moments, self._name())
 
     # -- words ---------------------------------------------------------------
 

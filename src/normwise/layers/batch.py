@@ -5,44 +5,42 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from normwise.axes import SCHEMES, Fitted
-from normwise.layers.base import Normalization, checked_size
+from normwise.axes import SCHEMES
+from normwise.layers.base import checked_size
 from normwise.layers.lazy import Lazy, make_lazy
-from normwise.reference import Moments
-from normwise.running import Remembered, Running
+from normwise.layers.remembering import Remembering
+from normwise.running import OnNonfinite, Remembered, Running
 
 
-class _Remembering(Normalization, _NormBase):
-    """torch.nn's constructor, buffers and momentum, with the size inferred if left out."""
+class _Remembering(Remembering, _NormBase):
+    """torch.nn's constructor and momentum, with the size inferred if left out."""
 
-    def __init__(self, num_features: int | None, *arguments: Any, bias: bool, **keywords: Any):
+    def __init__(
+        self,
+        num_features: int | None,
+        *arguments: Any,
+        bias: bool,
+        on_nonfinite: OnNonfinite = "ignore",
+    ):
         size = checked_size(self, num_features)
-        _NormBase.__init__(self, size, *arguments, **keywords)
+        _NormBase.__init__(self, size, *arguments)
+        self.on_nonfinite = on_nonfinite
         if not bias:
             self.register_parameter("bias", None)
+        self._widen()
         self._policy()  # refuses a momentum that can never be valid
         if not size:
             make_lazy(self)
 
-    def _remembered(self) -> Remembered | None:
-        if self.running_mean is None or self.running_var is None:
-            return None
-        batches = self.num_batches_tracked if self.counts_batches else None
-        return Remembered(self.running_mean, self.running_var, batches)
-
-    @property
-    def counts_batches(self) -> bool:
-        return True
-
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
-        remembered = self._remembered()
-        if self.training and self.track_running_stats and remembered is not None:
-            self._policy().update(remembered, moments, fitted)
-
     def _policy(self) -> Running:
         if self.momentum is None:
-            return Running(average="cumulative")
-        return Running(momentum=self.momentum)
+            return Running(average="cumulative", on_nonfinite=self.on_nonfinite)
+        return Running(momentum=self.momentum, on_nonfinite=self.on_nonfinite)
+
+    def extra_repr(self) -> str:
+        words: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        plain = self.on_nonfinite == "ignore"
+        return words if plain else f"{words}, on_nonfinite={self.on_nonfinite!r}"
 
 
 class _Batch(_Remembering):
@@ -59,13 +57,19 @@ class _Batch(_Remembering):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            on_nonfinite=on_nonfinite,
         )
-
-    def remembered(self) -> Remembered | None:
-        return None if self.training else self._remembered()
 
 
 class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
@@ -76,18 +80,22 @@ class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
     In training, mean and var are the batch's, taken over every real position
     once, and running_mean and running_var (unbiased) follow them with weight
     `momentum`; in evaluation, the running ones are used. `momentum=None`
-    averages all batches alike. `num_features` left out is inferred.
+    averages all batches alike. A batch whose statistics are not finite is taken in
+    as torch does, passed over, or refused, as `on_nonfinite` says: "ignore", "skip",
+    "raise". `num_features` left out is inferred.
 
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
         mask  (N, T) or (N,) bool, True where a sample was recorded; all True if left out
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
-    A batch without a real position changes nothing.
+    A batch without a real position changes nothing. The running statistics stay
+    float32 or wider when the layer is made half.
 
     Raises
         NormError  if C is not num_features, mask does not fit x, or a channel
-                   would be averaged over one element in training.
+                   would be averaged over one element in training; of statistics that
+                   are not finite, with ``on_nonfinite="raise"``.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167. The mask is ours.
     """
@@ -145,7 +153,7 @@ class _Instance(_Remembering):
         return self.momentum is None  # torch.nn leaves an instance norm's counter at 0
 
     def remembered(self) -> Remembered | None:
-        return None if self.training or not self.track_running_stats else self._remembered()
+        return super().remembered() if self.track_running_stats else None
 
 
 class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):

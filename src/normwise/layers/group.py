@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from normwise.axes import SCHEMES
-from normwise.errors import NormError
+from normwise.checks import check_groups
 from normwise.layers.base import Normalization, checked_size
 from normwise.layers.lazy import Lazy, make_lazy
 
@@ -45,10 +45,8 @@ class GroupNorm(Normalization, torch.nn.GroupNorm):
         *,
         bias: bool = True,
     ) -> None:
-        if not isinstance(num_groups, int) or num_groups < 1:
-            raise NormError(f"num_groups must be a whole number above 0, received {num_groups!r}")
         size = checked_size(self, num_channels)
-        _check_groups(num_groups, size)
+        check_groups(num_groups, size)
         torch.nn.GroupNorm.__init__(self, num_groups, size, eps, affine, device, dtype)
         if not bias:
             self.register_parameter("bias", None)
@@ -59,7 +57,7 @@ class GroupNorm(Normalization, torch.nn.GroupNorm):
         return {"g": self.num_groups}
 
     def set_size(self, shape: tuple[int, ...]) -> None:
-        _check_groups(self.num_groups, shape[0])
+        check_groups(self.num_groups, shape[0])
         super().set_size(shape)
 
 
@@ -96,16 +94,3 @@ class LazyGroupNorm2d(GroupNorm2d, Lazy):
 
 class LazyGroupNorm3d(GroupNorm3d, Lazy):
     """`GroupNorm3d` that takes num_channels from its first input, if not given."""
-
-
-def divisors(channels: int) -> list[int]:
-    """The group counts that divide `channels`, ascending."""
-    return [g for g in range(1, channels + 1) if channels % g == 0]
-
-
-def _check_groups(num_groups: int, channels: int) -> None:
-    if channels % num_groups:
-        raise NormError(
-            f"{num_groups} groups do not divide {channels} channels; "
-            f"these do: {', '.join(map(str, divisors(channels)))}"
-        )

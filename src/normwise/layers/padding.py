@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from normwise.errors import NormError, describe
+from normwise.checks import full_rank
+from normwise.errors import NormError
 
 
 @dataclass
@@ -110,22 +111,7 @@ def full_mask(
     """
     if mask is None:
         return mask_in_force(x, features)
-    plain = [size for i, size in enumerate(x.shape) if i not in features]
-    fits = (
-        isinstance(mask, Tensor)
-        and mask.dtype == torch.bool
-        and mask.dim() <= len(plain)
-        and all(m in (1, p) for m, p in zip(reversed(mask.shape), reversed(plain), strict=False))
-    )
-    if not fits:
-        raise NormError(
-            f"the mask of {name} must be bool and fit x without its features, {tuple(plain)}: "
-            f"True where x is real; received {describe(mask)} for x {tuple(x.shape)}"
-        )
-    mask = mask.reshape([1] * (len(plain) - mask.dim()) + list(mask.shape))
-    for feature in features:
-        mask = mask.unsqueeze(feature)
-    return mask
+    return full_rank(x, mask, features, name)
 
 
 def mask_in_force(x: Tensor, features: tuple[int, ...]) -> Tensor | None:

@@ -1,0 +1,64 @@
+"""What x, a mask and moments must be: said once, for the layers and the functions alike."""
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Scheme
+from normwise.errors import NormError, describe
+from normwise.reference import Moments
+
+
+def check_floating(x: object, name: str) -> None:
+    """Refuse what is no floating tensor."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise NormError(f"{name} takes a floating tensor, received {describe(x)}")
+
+
+def full_rank(x: Tensor, mask: Tensor, features: tuple[int, ...], name: str) -> Tensor:
+    """A mask of x without its features, at x's rank: of size 1 along them.
+
+    Raises
+        NormError  if the mask does not fit x without its features.
+    """
+    plain = [size for i, size in enumerate(x.shape) if i not in features]
+    fits = (
+        isinstance(mask, Tensor)
+        and mask.dtype == torch.bool
+        and mask.dim() <= len(plain)
+        and all(m in (1, p) for m, p in zip(reversed(mask.shape), reversed(plain), strict=False))
+    )
+    if not fits:
+        raise NormError(
+            f"the mask of {name} must be bool and fit x without its features, {tuple(plain)}: "
+            f"True where x is real; received {describe(mask)} for x {tuple(x.shape)}"
+        )
+    mask = mask.reshape([1] * (len(plain) - mask.dim()) + list(mask.shape))
+    for feature in features:
+        mask = mask.unsqueeze(feature)
+    return mask
+
+
+def check_averaged(x: Tensor, scheme: Scheme, moments: Moments, name: str) -> None:
+    """Refuse to centre about the mean of one element: nothing of the signal would be left."""
+    elements = moments.elements
+    if scheme.centres and isinstance(elements, int) and elements == 1 and x.numel():
+        raise NormError(
+            f"{name} would average over one element, {scheme.pattern}, which erases the signal: "
+            f"received {describe(x)}; give it more samples or positions, or take another norm"
+        )
+
+
+def check_groups(num_groups: int, channels: int) -> None:
+    """Refuse groups of unequal size. 0 channels are still to be learned and fit any groups."""
+    if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1:
+        raise NormError(f"num_groups must be a whole number above 0, received {num_groups!r}")
+    if channels % num_groups:
+        raise NormError(
+            f"{num_groups} groups do not divide {channels} channels; "
+            f"these do: {', '.join(map(str, divisors(channels)))}"
+        )
+
+
+def divisors(channels: int) -> list[int]:
+    """The group counts that divide `channels`, ascending."""
+    return [g for g in range(1, channels + 1) if channels % g == 0]

@@ -1,0 +1,75 @@
+"""Layers with running statistics: what they have in common, whatever is averaged."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from normwise.axes import Fitted
+from normwise.layers.base import Normalization
+from normwise.reference import Moments, measured, wide
+from normwise.running import Remembered, Running
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+class Remembering(Normalization):
+    """A layer with the buffers running_mean, running_var and num_batches_tracked.
+
+    The first two are float32 or wider whatever becomes of the parameters: a half
+    has 11 bits, and a momentum of 0.01 would move its last one at best.
+    """
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    track_running_stats: bool
+
+    def _policy(self) -> Running:
+        """How statistics are remembered and used."""
+        raise NotImplementedError
+
+    @property
+    def counts_batches(self) -> bool:
+        """Whether num_batches_tracked moves."""
+        return True
+
+    def remembered(self) -> Remembered | None:
+        return None if self.training else self._remembered()
+
+    def given(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Moments | None:
+        remembered, policy = self.remembered(), self._policy()
+        if remembered is None or policy.inference == "batch":
+            return None
+        if policy.inference == "running":
+            return super().given(x, mask, fitted)
+        own = measured(x, self.scheme, mask=mask, sizes=self.part_sizes())
+        return policy.infer(remembered, own, fitted)
+
+    def remember(self, moments: Moments, fitted: Fitted) -> None:
+        remembered = self._remembered()
+        if self.training and self.track_running_stats and remembered is not None:
+            self._policy().update(remembered, moments, fitted)
+
+    def _remembered(self) -> Remembered | None:
+        if self.running_var is None:
+            return None
+        batches = self.num_batches_tracked if self.counts_batches else None
+        return Remembered(self.running_mean, self.running_var, batches)
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> "Remembering":  # what .half(), .to() and their kin go through
+        before = {name: self._buffers[name] for name in _STATISTICS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, wider in before.items():
+            after = self._buffers[name]
+            if wider is not None and after is not None and after.dtype != wide(after).dtype:
+                self._buffers[name] = wider.to(after.device)
+        return self
+
+    def _widen(self) -> None:
+        """Statistics of a layer that is made in half precision."""
+        for name in _STATISTICS:
+            buffer = self._buffers[name]
+            if buffer is not None:
+                self._buffers[name] = wide(buffer)
