@@ -6,6 +6,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.axes import SCHEMES, Fitted
+from normwise.errors import NormError
 from normwise.layers.base import Normalization, checked_size
 from normwise.layers.lazy import Lazy, make_lazy
 from normwise.reference import Moments
@@ -60,6 +61,8 @@ class _Batch(_Remembering):
         *,
         bias: bool = True,
     ) -> None:
+        if eps <= 0:
+            raise NormError(f"{type(self).__name__} needs an eps above 0, received {eps!r}")
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
