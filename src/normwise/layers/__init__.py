@@ -45,6 +45,7 @@ from normwise.layers.layer import (
     RMSNorm3d,
 )
 from normwise.layers.lazy import Lazy
+from normwise.layers.materialize import materialize
 from normwise.layers.norm import LazyNorm, Norm
 from normwise.layers.padding import lengths_to_mask, padding
 from normwise.layers.sync import LazySyncBatchNorm, SyncBatchNorm
@@ -97,5 +98,6 @@ __all__ = [
     "Lazy",
     "Normalization",
     "lengths_to_mask",
+    "materialize",
     "padding",
 ]

@@ -11,6 +11,25 @@ from torch.nn.parameter import UninitializedParameter, is_lazy
 from normwise.errors import NormError
 
 
+class Unsized(UninitializedParameter):
+    """A parameter that waits for its size, and says what gives it one.
+
+    It becomes a plain parameter, the same object, so an optimizer may have it before.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # whatever torch is asked to do with the parameter comes through here
+        try:
+            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise NormError(
+                f"{getattr(func, '__name__', func)} was asked of a parameter that has no size yet; "
+                "run one batch through its layer, or nw.materialize(model, sample)"
+            ) from None
+
+
 class Lazy(LazyModuleMixin):
     """Beside a `Normalization`: learns the number of features from the first input.
 
@@ -26,6 +45,9 @@ class Lazy(LazyModuleMixin):
         sized: Any = cls.__mro__[1]
         cls.cls_to_become = sized
         sized.lazy_class = cls
+        # torch's class comes after Module in our order, and would be asked too late.
+        for name in ("_save_to_state_dict", "_replicate_for_data_parallel"):
+            setattr(cls, name, getattr(LazyModuleMixin, name))
 
         @wraps(sized.__init__)
         def construct(self: Any, *arguments: Any, **keywords: Any) -> None:
@@ -78,10 +100,10 @@ def make_lazy(layer: Any) -> None:
             f"{name} needs its number of features, as it has no lazy class; give the number, "
             f"or write class Lazy{name}({name}, nw.Lazy)"
         )
-    uninitialized: Any = UninitializedParameter  # torch leaves its constructor without types
+    unsized: Any = Unsized  # torch leaves its constructor without types
     for name, parameter in layer._parameters.items():
         if _is_unsized(parameter):
-            layer._parameters[name] = uninitialized(
+            layer._parameters[name] = unsized(
                 parameter.requires_grad, parameter.device, parameter.dtype
             )
     layer.__class__ = layer.lazy_class
