@@ -43,8 +43,10 @@ class Entry:
         return f"{self.name}:8" if self.argument else self.name
 
 
-def _ranks(name: str) -> dict[int, Callable[..., torch.nn.Module]]:
-    return {dim: getattr(layers, f"{name}{dim}d") for dim in (1, 2, 3)}
+def _ranks(
+    name: str, dims: tuple[int, ...] = (1, 2, 3)
+) -> dict[int, Callable[..., torch.nn.Module]]:
+    return {dim: getattr(layers, f"{name}{dim}d") for dim in dims}
 
 
 _ENTRIES = (
@@ -93,11 +95,27 @@ _ENTRIES = (
         {0: layers.RMSNorm, **_ranks("RMSNorm")},
     ),
     Entry(
+        "renorm",
+        str(SCHEMES["batch"].pattern),
+        "As batch norm, where batches are small or not alike.",
+        "Ioffe 2017, arXiv:1702.03275",
+        _ranks("BatchRenorm"),
+        # A hundredth of the paper's steps, for trainings of about 1,600 batches.
+        defaults={"hold_steps": 50, "r_steps": 400, "d_steps": 250},
+    ),
+    Entry(
         "tanh",
         "",
         "Statistics are too dear or too noisy: a learned squashing instead.",
         "Zhu, Chen, He, LeCun and Liu 2025, arXiv:2503.10622",
         dict.fromkeys((1, 2, 3), layers.DynamicTanh),
+    ),
+    Entry(
+        "erf",
+        "",
+        "As tanh, with a flatter middle and sharper ends.",
+        "Chen, Lu, Zhu, Sun and Liu 2025, arXiv:2512.10938",
+        dict.fromkeys((1, 2, 3), layers.DynamicErf),
     ),
 )
 

@@ -15,6 +15,14 @@ from normwise.layers.batch import (
     LazyInstanceNorm2d,
     LazyInstanceNorm3d,
 )
+from normwise.layers.frozen import (
+    FrozenBatchNorm1d,
+    FrozenBatchNorm2d,
+    FrozenBatchNorm3d,
+    LazyFrozenBatchNorm1d,
+    LazyFrozenBatchNorm2d,
+    LazyFrozenBatchNorm3d,
+)
 from normwise.layers.group import (
     GroupNorm,
     GroupNorm1d,
@@ -46,7 +54,15 @@ from normwise.layers.layer import (
 )
 from normwise.layers.lazy import Lazy
 from normwise.layers.padding import lengths_to_mask, padding
-from normwise.layers.tanh import DynamicTanh, LazyDynamicTanh
+from normwise.layers.pointwise import DynamicErf, DynamicTanh, LazyDynamicErf, LazyDynamicTanh
+from normwise.layers.renorm import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    LazyBatchRenorm1d,
+    LazyBatchRenorm2d,
+    LazyBatchRenorm3d,
+)
 
 __all__ = [
     "BatchNorm1d",
@@ -85,8 +101,22 @@ __all__ = [
     "LazyRMSNorm1d",
     "LazyRMSNorm2d",
     "LazyRMSNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
+    "LazyBatchRenorm1d",
+    "LazyBatchRenorm2d",
+    "LazyBatchRenorm3d",
+    "FrozenBatchNorm1d",
+    "FrozenBatchNorm2d",
+    "FrozenBatchNorm3d",
+    "LazyFrozenBatchNorm1d",
+    "LazyFrozenBatchNorm2d",
+    "LazyFrozenBatchNorm3d",
     "DynamicTanh",
     "LazyDynamicTanh",
+    "DynamicErf",
+    "LazyDynamicErf",
     "Identity",
     "Lazy",
     "Normalization",

@@ -13,7 +13,7 @@ from torch import Tensor
 from normwise.axes import Fitted, Scheme
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
-from normwise.reference import Moments, normalize
+from normwise.reference import Moments, normalize, scale
 from normwise.running import Remembered, recall
 
 _SPACE = {1: "T", 2: "H, W", 3: "D, H, W"}
@@ -33,6 +33,8 @@ class Normalization(torch.nn.Module):
     takes_flat: ClassVar[bool] = False  # (N, C) beside (N, C, T)
     takes_unbatched: ClassVar[bool] = False  # (C, T) beside (N, C, T)
     lazy_class: ClassVar[type[torch.nn.Module]]  # set by the class that stands beside `Lazy`
+    carries: ClassVar[tuple[str, ...]] = ("weight", "bias")  # means the same in other norms
+    leading: tuple[int, ...] = ()  # sizes that weight and bias have before the features
 
     # Tensor or None, float or None: each of torch.nn's classes declares them differently.
     weight: Any
@@ -96,14 +98,14 @@ class Normalization(torch.nn.Module):
             given=None if remembered is None else recall(remembered, fitted),
         )
         if remembered is None:
-            if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
-                raise NormError(
-                    f"{self._name()} would average over one element, {self.scheme.pattern}, which "
-                    f"erases the signal: received {describe(x)}; give it more samples or "
-                    "positions, or take another norm"
-                )
+            self.check_elements(x, moments)
             self.remember(moments, fitted)
         return y
+
+    def finish(self, y: Tensor, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """How a formula of a layer's own ends: y scaled and shifted, 0 where masked, as x is."""
+        y = scale(y, fitted.features, self.weight, getattr(self, "bias", None))
+        return (y if mask is None else torch.where(mask, y, 0.0)).to(x.dtype)
 
     # -- checks --------------------------------------------------------------
 
@@ -123,6 +125,15 @@ class Normalization(torch.nn.Module):
             raise NormError(
                 f"{self._name()} was made for {wanted} features, and x has {found}: received "
                 f"{describe(x)}; make it with {found}, or without a number to have it inferred"
+            )
+
+    def check_elements(self, x: Tensor, moments: Moments) -> None:
+        """Refuse a variance of one element: it is 0 whatever x is."""
+        if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
+            raise NormError(
+                f"{self._name()} would average over one element, {self.scheme.pattern}, which "
+                f"erases the signal: received {describe(x)}; give it more samples or "
+                "positions, or take another norm"
             )
 
     # -- words ---------------------------------------------------------------

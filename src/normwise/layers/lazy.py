@@ -21,7 +21,7 @@ class Lazy(LazyModuleMixin):
         cls.cls_to_become = sized
         sized.lazy_class = cls
 
-    def initialize_parameters(self: Any, x: Tensor, mask: Tensor | None = None) -> None:
+    def initialize_parameters(self: Any, x: Tensor, *_: Any, mask: Any = None) -> None:
         """Take the size from x and make the parameters; torch calls this before forward."""
         if not self.feature_shape:
             self.check_input(x)
@@ -29,19 +29,19 @@ class Lazy(LazyModuleMixin):
 
     def _lazy_load_hook(self: Any, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
         """A state dict brings the size, too. torch calls this before it is copied in."""
-        for name in [*self._parameters, *self._buffers]:
+        for name, own in [*self._parameters.items(), *self._buffers.items()]:
             loaded = state_dict.get(prefix + name)
-            if loaded is not None and not is_lazy(loaded) and loaded.numel() and loaded.dim():
-                self._materialise(tuple(loaded.shape))
+            if _is_unsized(own) and loaded is not None and not is_lazy(loaded) and loaded.numel():
+                self._materialise(tuple(loaded.shape[len(self.leading) :]))
                 break
 
     def _materialise(self: Any, shape: tuple[int, ...]) -> None:
         self.set_size(shape)
         for parameter in self._parameters.values():
             if is_lazy(parameter):
-                parameter.materialize(shape)
+                parameter.materialize((*self.leading, *shape))
         for name, buffer in self._buffers.items():
-            if buffer is not None and buffer.dim():
+            if _is_unsized(buffer):
                 self._buffers[name] = buffer.new_empty(shape)
         self.reset_parameters()
 
@@ -53,7 +53,7 @@ def make_lazy(layer: Any) -> None:
     """
     uninitialized: Any = UninitializedParameter  # torch leaves its constructor without types
     for name, parameter in layer._parameters.items():
-        if parameter is not None and parameter.dim():
+        if _is_unsized(parameter):
             layer._parameters[name] = uninitialized(
                 parameter.requires_grad, parameter.device, parameter.dtype
             )
@@ -62,3 +62,8 @@ def make_lazy(layer: Any) -> None:
     layer._initialize_hook = layer.register_forward_pre_hook(
         layer._infer_parameters, with_kwargs=True
     )
+
+
+def _is_unsized(tensor: Any) -> bool:
+    """Whether a parameter or buffer waits for the number of features."""
+    return tensor is not None and (is_lazy(tensor) or tensor.numel() == 0)
