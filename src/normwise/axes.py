@@ -229,6 +229,7 @@ def trailing(count: int) -> Pattern:
 
 SCHEMES: Mapping[str, Scheme] = {
     "batch": Scheme(parse("[n] c [...]"), remembers=True),
+    "ghost": Scheme(parse("(n [g]) c [...]"), remembers=True),
     "instance": Scheme(parse("n c [...]")),
     "group": Scheme(parse("n (g [c]) [...]")),
     "layer": Scheme(parse("n [c] ...")),

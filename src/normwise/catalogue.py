@@ -104,6 +104,14 @@ _ENTRIES = (
         defaults={"hold_steps": 50, "r_steps": 400, "d_steps": 250},
     ),
     Entry(
+        "ghost",
+        str(SCHEMES["ghost"].pattern),
+        "Large batches that generalise worse than small ones did.",
+        "Hoffer, Hubara and Soudry 2017, arXiv:1705.08741",
+        _ranks("GhostBatchNorm"),
+        argument="ghost_size",
+    ),
+    Entry(
         "tanh",
         "",
         "Statistics are too dear or too noisy: a learned squashing instead.",

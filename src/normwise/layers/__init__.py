@@ -23,6 +23,14 @@ from normwise.layers.frozen import (
     LazyFrozenBatchNorm2d,
     LazyFrozenBatchNorm3d,
 )
+from normwise.layers.ghost import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    LazyGhostBatchNorm1d,
+    LazyGhostBatchNorm2d,
+    LazyGhostBatchNorm3d,
+)
 from normwise.layers.group import (
     GroupNorm,
     GroupNorm1d,
@@ -113,6 +121,12 @@ __all__ = [
     "LazyFrozenBatchNorm1d",
     "LazyFrozenBatchNorm2d",
     "LazyFrozenBatchNorm3d",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "LazyGhostBatchNorm1d",
+    "LazyGhostBatchNorm2d",
+    "LazyGhostBatchNorm3d",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",

@@ -98,7 +98,7 @@ class Normalization(torch.nn.Module):
             given=None if remembered is None else recall(remembered, fitted),
         )
         if remembered is None:
-            self.check_elements(x, moments)
+            self.check_elements(x, moments.elements)
             self.remember(moments, fitted)
         return y
 
@@ -127,9 +127,9 @@ class Normalization(torch.nn.Module):
                 f"{describe(x)}; make it with {found}, or without a number to have it inferred"
             )
 
-    def check_elements(self, x: Tensor, moments: Moments) -> None:
-        """Refuse a variance of one element: it is 0 whatever x is."""
-        if self.scheme.centres and isinstance(moments.elements, int) and moments.elements == 1:
+    def check_elements(self, x: Tensor, elements: Tensor | int) -> None:
+        """Refuse a variance of one element: it is 0 whatever x is. With a mask, it may be."""
+        if self.scheme.centres and isinstance(elements, int) and elements == 1:
             raise NormError(
                 f"{self._name()} would average over one element, {self.scheme.pattern}, which "
                 f"erases the signal: received {describe(x)}; give it more samples or "

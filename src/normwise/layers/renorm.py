@@ -71,7 +71,7 @@ class _Renorm(_Batch):
         if not self.training or remembered is None:
             return super().normalized(x, mask, fitted)
         y, moments = normalize(wide(x), self.scheme, eps=self.eps, mask=mask)
-        self.check_elements(x, moments)
+        self.check_elements(x, moments.elements)
         r, d = self.correction(moments, recall(remembered, fitted))
         self.remember(moments, fitted)
         return self.finish(y * r + d, x, mask, fitted)
