@@ -71,6 +71,11 @@ from normwise.layers.renorm import (
     LazyBatchRenorm2d,
     LazyBatchRenorm3d,
 )
+from normwise.layers.reversible import (
+    LazyReversibleInstanceNorm,
+    ReversibleInstanceNorm,
+    SeriesStatistics,
+)
 
 __all__ = [
     "BatchNorm1d",
@@ -132,6 +137,9 @@ __all__ = [
     "DynamicErf",
     "LazyDynamicErf",
     "Identity",
+    "ReversibleInstanceNorm",
+    "LazyReversibleInstanceNorm",
+    "SeriesStatistics",
     "Lazy",
     "Normalization",
     "lengths_to_mask",
