@@ -76,6 +76,14 @@ from normwise.layers.reversible import (
     ReversibleInstanceNorm,
     SeriesStatistics,
 )
+from normwise.layers.style import (
+    AdaptiveInstanceNorm1d,
+    AdaptiveInstanceNorm2d,
+    ConditionalInstanceNorm1d,
+    ConditionalInstanceNorm2d,
+    LazyConditionalInstanceNorm1d,
+    LazyConditionalInstanceNorm2d,
+)
 
 __all__ = [
     "BatchNorm1d",
@@ -132,6 +140,12 @@ __all__ = [
     "LazyGhostBatchNorm1d",
     "LazyGhostBatchNorm2d",
     "LazyGhostBatchNorm3d",
+    "AdaptiveInstanceNorm1d",
+    "AdaptiveInstanceNorm2d",
+    "ConditionalInstanceNorm1d",
+    "ConditionalInstanceNorm2d",
+    "LazyConditionalInstanceNorm1d",
+    "LazyConditionalInstanceNorm2d",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",

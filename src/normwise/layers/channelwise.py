@@ -14,7 +14,8 @@ class Channelwise(Normalization):
 
     A subclass hands over what it has: `channels` are parameters with a number for
     each channel, `scalars` with one number for the layer, `buffers` are not
-    learned. None in place of a value leaves that parameter out.
+    learned. None in place of a value leaves that parameter out. `leading` sizes come
+    before that of the channels.
     """
 
     shown: ClassVar[tuple[str, ...]] = ("eps",)  # the attributes that stand in the repr
@@ -27,12 +28,14 @@ class Channelwise(Normalization):
         *,
         scalars: Mapping[str, float | None] | None = None,
         buffers: Mapping[str, float] | None = None,
+        leading: tuple[int, ...] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_features = checked_size(self, num_features)
         self.eps = eps
+        self.leading = leading
         self._starts = {**channels, **(scalars or {}), **(buffers or {})}
         for name, start in self._starts.items():
             shape = () if name in (scalars or {}) else (*self.leading, self.num_features)

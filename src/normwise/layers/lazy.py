@@ -21,7 +21,9 @@ class Lazy(LazyModuleMixin):
         cls.cls_to_become = sized
         sized.lazy_class = cls
 
-    def initialize_parameters(self: Any, x: Tensor, *_: Any, mask: Any = None) -> None:
+    def initialize_parameters(
+        self: Any, x: Tensor, *_: Any, index: Any = None, mask: Any = None
+    ) -> None:
         """Take the size from x and make the parameters; torch calls this before forward."""
         if not self.feature_shape:
             self.check_input(x)

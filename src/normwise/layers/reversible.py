@@ -165,7 +165,7 @@ class ReversibleInstanceNorm(Channelwise):
         self, y: Tensor, stats: SeriesStatistics, channels: Sequence[int] | None
     ) -> list[int]:
         count = stats.scale.shape[1]
-        if self.feature_shape and self.feature_shape != (count,):
+        if self.num_features != count:
             raise NormError(
                 f"stats of {count} channels do not come from this ReversibleInstanceNorm of "
                 f"{self.num_features}"
