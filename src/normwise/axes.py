@@ -234,4 +234,5 @@ SCHEMES: Mapping[str, Scheme] = {
     "group": Scheme(parse("n (g [c]) [...]")),
     "layer": Scheme(parse("n [c] ...")),
     "rms": Scheme(parse("n [c] ..."), centres=False),
+    "response": Scheme(parse("n c [...]"), centres=False),
 }

@@ -112,6 +112,20 @@ _ENTRIES = (
         argument="ghost_size",
     ),
     Entry(
+        "causal",
+        "n [c t]",
+        "Streams, where layer norm's single position is too little to go by.",
+        "Luo and Mesgarani 2019, arXiv:1809.07454",
+        _ranks("CausalNorm", (1,)),
+    ),
+    Entry(
+        "filter-response",
+        str(SCHEMES["response"].pattern),
+        "Convolutions on batches of any size; brings its own activation.",
+        "Singh and Krishnan 2020, arXiv:1911.09737",
+        _ranks("FilterResponseNorm", (1, 2)),
+    ),
+    Entry(
         "tanh",
         "",
         "Statistics are too dear or too noisy: a learned squashing instead.",

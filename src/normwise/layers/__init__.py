@@ -15,6 +15,7 @@ from normwise.layers.batch import (
     LazyInstanceNorm2d,
     LazyInstanceNorm3d,
 )
+from normwise.layers.causal import CausalNorm1d, CausalState, LazyCausalNorm1d
 from normwise.layers.frozen import (
     FrozenBatchNorm1d,
     FrozenBatchNorm2d,
@@ -70,6 +71,12 @@ from normwise.layers.renorm import (
     LazyBatchRenorm1d,
     LazyBatchRenorm2d,
     LazyBatchRenorm3d,
+)
+from normwise.layers.response import (
+    FilterResponseNorm1d,
+    FilterResponseNorm2d,
+    LazyFilterResponseNorm1d,
+    LazyFilterResponseNorm2d,
 )
 from normwise.layers.reversible import (
     LazyReversibleInstanceNorm,
@@ -146,6 +153,13 @@ __all__ = [
     "ConditionalInstanceNorm2d",
     "LazyConditionalInstanceNorm1d",
     "LazyConditionalInstanceNorm2d",
+    "FilterResponseNorm1d",
+    "FilterResponseNorm2d",
+    "LazyFilterResponseNorm1d",
+    "LazyFilterResponseNorm2d",
+    "CausalNorm1d",
+    "LazyCausalNorm1d",
+    "CausalState",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",

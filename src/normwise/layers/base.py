@@ -4,6 +4,7 @@ A layer names its row of the table and holds parameters under torch.nn's names;
 this file does the rest, so that a new norm is a constructor and a docstring.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -153,10 +154,9 @@ class Normalization(torch.nn.Module):
         )
 
     def _hint(self, x: Tensor) -> str:
-        other = x.dim() - 2
-        if other in _SPACE and self.dim is not None:
-            return f"; that is for {self._name().replace(f'{self.dim}d', f'{other}d')}"
-        return ""
+        sibling = self._name().replace(f"{self.dim}d", f"{x.dim() - 2}d")
+        there_is = hasattr(sys.modules[type(self).__module__], sibling)
+        return f"; that is for {sibling}" * (there_is and sibling != self._name())
 
 
 def checked_size(layer: Normalization, size: int | None) -> int:
