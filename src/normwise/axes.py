@@ -232,6 +232,7 @@ SCHEMES: Mapping[str, Scheme] = {
     "ghost": Scheme(parse("(n [g]) c [...]"), remembers=True),
     "instance": Scheme(parse("n c [...]")),
     "group": Scheme(parse("n (g [c]) [...]")),
+    "sample": Scheme(parse("n [c ...]")),
     "layer": Scheme(parse("n [c] ...")),
     "rms": Scheme(parse("n [c] ..."), centres=False),
     "response": Scheme(parse("n c [...]"), centres=False),

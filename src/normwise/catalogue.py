@@ -112,6 +112,13 @@ _ENTRIES = (
         argument="ghost_size",
     ),
     Entry(
+        "switchable",
+        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "sample", "batch")),
+        "It is not clear which statistics to trust, and there is data to learn it from.",
+        "Luo, Ren, Peng, Zhang and Li 2019, arXiv:1806.10779",
+        _ranks("SwitchableNorm"),
+    ),
+    Entry(
         "causal",
         "n [c t]",
         "Streams, where layer norm's single position is too little to go by.",

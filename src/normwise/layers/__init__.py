@@ -91,6 +91,14 @@ from normwise.layers.style import (
     LazyConditionalInstanceNorm1d,
     LazyConditionalInstanceNorm2d,
 )
+from normwise.layers.switchable import (
+    LazySwitchableNorm1d,
+    LazySwitchableNorm2d,
+    LazySwitchableNorm3d,
+    SwitchableNorm1d,
+    SwitchableNorm2d,
+    SwitchableNorm3d,
+)
 
 __all__ = [
     "BatchNorm1d",
@@ -160,6 +168,12 @@ __all__ = [
     "CausalNorm1d",
     "LazyCausalNorm1d",
     "CausalState",
+    "SwitchableNorm1d",
+    "SwitchableNorm2d",
+    "SwitchableNorm3d",
+    "LazySwitchableNorm1d",
+    "LazySwitchableNorm2d",
+    "LazySwitchableNorm3d",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",
