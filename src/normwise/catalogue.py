@@ -133,6 +133,13 @@ _ENTRIES = (
         _ranks("FilterResponseNorm", (1, 2)),
     ),
     Entry(
+        "global-response",
+        str(SCHEMES["response"].pattern),
+        "Wide layers whose channels grow alike or fall silent.",
+        "Woo, Debnath, Hu, Chen, Liu, Kweon and Xie 2023, arXiv:2301.00808",
+        _ranks("GlobalResponseNorm", (1, 2)),
+    ),
+    Entry(
         "tanh",
         "",
         "Statistics are too dear or too noisy: a learned squashing instead.",

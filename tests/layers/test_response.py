@@ -64,8 +64,47 @@ def test_filter_response_gradcheck(keywords):
     assert torch.autograd.gradcheck(of_everything, (x, *norm.parameters()))
 
 
+def global_response(norm, x):
+    out = np.zeros(x.shape)
+    for n in range(len(x)):
+        norms = [np.sqrt((channel.numpy() ** 2).sum()) for channel in x[n]]
+        for c, of_channel in enumerate(norms):
+            relative = of_channel / (np.mean(norms) + norm.eps)
+            values = x[n, c].numpy()
+            out[n, c] = values * relative * norm.weight[c].item() + norm.bias[c].item() + values
+    return torch.from_numpy(out)
+
+
+def global_norm(dim=1, **keywords):
+    return shuffled(getattr(nw, f"GlobalResponseNorm{dim}d")(4, **keywords))
+
+
+@pytest.mark.parametrize("dim", SHAPES)
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_global_response_formula(dim, eps):
+    norm = global_norm(dim, eps=eps)
+    x = torch.randn(SHAPES[dim], dtype=torch.float64) * 2 + 1
+    torch.testing.assert_close(norm(x), global_response(norm, x))
+
+
+def test_global_response_starts_as_identity():
+    x = torch.randn(2, 4, 9)
+    assert torch.equal(nw.GlobalResponseNorm1d(4)(x), x)
+
+
+def test_global_response_gradcheck():
+    norm = global_norm()
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in norm.named_parameters()]
+
+    def of_everything(x, *values):
+        return torch.func.functional_call(norm, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(of_everything, (x, *norm.parameters()))
+
+
 def made():
-    return [filter_norm(), filter_norm(learn_eps=True, threshold=False)]
+    return [filter_norm(), filter_norm(learn_eps=True, threshold=False), global_norm()]
 
 
 @given(lengths=st.lists(st.integers(1, 7), min_size=2, max_size=2))
@@ -139,3 +178,13 @@ def test_filter_response_as_a_candidate():
     assert isinstance(swapped[0], nw.FilterResponseNorm2d)
     assert nw.find(swapped)[0].kind == "filter-response"
     torch.testing.assert_close(swapped[0].weight, model[0].weight)
+
+
+def test_global_response_as_a_candidate_keeps_its_own_start():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    swapped = nw.swap(model, "global-response")
+    assert nw.find(swapped)[0].kind == "global-response"
+    assert swapped[0].weight.eq(0).all()
+    assert nw.receipt(swapped).changes[0].left[:2] == ("weight", "bias")
+    back = nw.swap(swapped, "batch")
+    assert back[0].weight.eq(1).all()

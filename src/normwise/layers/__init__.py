@@ -75,8 +75,12 @@ from normwise.layers.renorm import (
 from normwise.layers.response import (
     FilterResponseNorm1d,
     FilterResponseNorm2d,
+    GlobalResponseNorm1d,
+    GlobalResponseNorm2d,
     LazyFilterResponseNorm1d,
     LazyFilterResponseNorm2d,
+    LazyGlobalResponseNorm1d,
+    LazyGlobalResponseNorm2d,
 )
 from normwise.layers.reversible import (
     LazyReversibleInstanceNorm,
@@ -174,6 +178,10 @@ __all__ = [
     "LazySwitchableNorm1d",
     "LazySwitchableNorm2d",
     "LazySwitchableNorm3d",
+    "GlobalResponseNorm1d",
+    "GlobalResponseNorm2d",
+    "LazyGlobalResponseNorm1d",
+    "LazyGlobalResponseNorm2d",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",

@@ -80,9 +80,73 @@ class FilterResponseNorm2d(_FilterResponse):
     dim = 2
 
 
+class _GlobalResponse(Channelwise):
+    scheme = SCHEMES["response"]
+    carries = ()  # weight is how much is added to x, not what x is scaled with
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        eps: float = 1e-6,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, {"weight": 0.0, "bias": 0.0}, eps, device=device, dtype=dtype
+        )
+
+    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """x, and x once more by how its channel compares with the others."""
+        values = wide(x) if mask is None else torch.where(mask, wide(x), 0.0)
+        response = torch.linalg.vector_norm(values, dim=fitted.averaged, keepdim=True)
+        relative = response / (response.mean(1, keepdim=True) + self.eps)
+        return (self.finish(values * relative, values, mask, fitted) + values).to(x.dtype)
+
+
+class GlobalResponseNorm1d(_GlobalResponse):
+    """Strengthen each channel by how strong it is among the channels of its series.
+
+        y[n, c, t] = x[n, c, t] + x[n, c, t] * relative[n, c] * weight[c] + bias[c]
+        relative[n, c] = |x[n, c, :]| / (mean over c of |x[n, c, :]| + eps)
+
+    with |·| the root of the sum of squares. It makes channels compete; the level
+    of x stays, and weight and bias start at 0, so a new layer returns x.
+    `num_features` left out is inferred.
+
+    Shapes
+        x     (N, C, T), floating; any unit
+        mask  (N, T) bool, True where a sample was recorded; all True if left out
+        out   like x, in its dtype and unit; 0 where masked
+
+    Nothing depends on the batch.
+
+    Raises
+        NormError  if C is not num_features, or mask does not fit x.
+
+    Source: Woo, Debnath, Hu, Chen, Liu, Kweon and Xie 2023, arXiv:2301.00808, in the
+    form with a residual. The mask is ours.
+    """
+
+    dim = 1
+
+
+class GlobalResponseNorm2d(_GlobalResponse):
+    """`GlobalResponseNorm1d` for images: x (N, C, H, W), mask (N, H, W)."""
+
+    dim = 2
+
+
 class LazyFilterResponseNorm1d(FilterResponseNorm1d, Lazy):
     """`FilterResponseNorm1d` that takes num_features from its first input, if not given."""
 
 
 class LazyFilterResponseNorm2d(FilterResponseNorm2d, Lazy):
     """`FilterResponseNorm2d` that takes num_features from its first input, if not given."""
+
+
+class LazyGlobalResponseNorm1d(GlobalResponseNorm1d, Lazy):
+    """`GlobalResponseNorm1d` that takes num_features from its first input, if not given."""
+
+
+class LazyGlobalResponseNorm2d(GlobalResponseNorm2d, Lazy):
+    """`GlobalResponseNorm2d` that takes num_features from its first input, if not given."""
