@@ -133,6 +133,20 @@ _ENTRIES = (
         _ranks("FilterResponseNorm", (1, 2)),
     ),
     Entry(
+        "evonorm-s0",
+        str(SCHEMES["group"].pattern),
+        "As group norm, where the activation may be replaced with it.",
+        "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
+        _ranks("EvoNormS0", (1, 2)),
+    ),
+    Entry(
+        "evonorm-b0",
+        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "batch")),
+        "As batch norm, where the activation may be replaced with it.",
+        "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
+        _ranks("EvoNormB0", (1, 2)),
+    ),
+    Entry(
         "global-response",
         str(SCHEMES["response"].pattern),
         "Wide layers whose channels grow alike or fall silent.",

@@ -16,6 +16,16 @@ from normwise.layers.batch import (
     LazyInstanceNorm3d,
 )
 from normwise.layers.causal import CausalNorm1d, CausalState, LazyCausalNorm1d
+from normwise.layers.evonorm import (
+    EvoNormB01d,
+    EvoNormB02d,
+    EvoNormS01d,
+    EvoNormS02d,
+    LazyEvoNormB01d,
+    LazyEvoNormB02d,
+    LazyEvoNormS01d,
+    LazyEvoNormS02d,
+)
 from normwise.layers.frozen import (
     FrozenBatchNorm1d,
     FrozenBatchNorm2d,
@@ -182,6 +192,14 @@ __all__ = [
     "GlobalResponseNorm2d",
     "LazyGlobalResponseNorm1d",
     "LazyGlobalResponseNorm2d",
+    "EvoNormS01d",
+    "EvoNormS02d",
+    "EvoNormB01d",
+    "EvoNormB02d",
+    "LazyEvoNormS01d",
+    "LazyEvoNormS02d",
+    "LazyEvoNormB01d",
+    "LazyEvoNormB02d",
     "DynamicTanh",
     "LazyDynamicTanh",
     "DynamicErf",
