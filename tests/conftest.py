@@ -1,3 +1,5 @@
+import pytest
+import torch
 from hypothesis import settings
 
 # A shared machine stalls now and then, so no example has a deadline. Examples are the same
@@ -5,3 +7,9 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    """torch.compile gives up on a function that was compiled too often: each test starts anew."""
+    torch.compiler.reset()

@@ -120,6 +120,9 @@ def test_the_table_reads_as_the_documentation_has_it():
         "group": ("n (g [c]) [...]", True, False),
         "layer": ("n [c] ...", True, False),
         "rms": ("n [c] ...", False, False),
+        "sample": ("n [c ...]", True, False),
+        "ghost": ("(n [g]) c [...]", True, True),
+        "response": ("n c [...]", False, False),
     }
 
 

@@ -94,8 +94,8 @@ def test_each_says_when_and_by_whom(entry):
     assert entry.source
     assert nw.catalogue()[entry.name] is entry
     assert entry.usage.split(":")[0] == entry.name
-    if entry.averages:
-        assert str(parse(entry.averages)) == entry.averages
+    for pattern in filter(None, entry.averages.split(" + ")):
+        assert str(parse(pattern)) == pattern
     if entry.argument:
         for build in entry.layers.values():
             assert next(iter(inspect.signature(build).parameters)) == entry.argument

@@ -216,7 +216,7 @@ def test_a_blend_far_from_0_keeps_its_digits():
 def test_measuring_and_remembering_take_any_precision():
     x = batches(1, torch.float32)[0].half()
     remembered = fresh(torch.float16)
-    moments, _ = measure(wide(x), (0, 2))
+    moments = measure(wide(x), (0, 2))
     Running(momentum=1.0).update(remembered, moments, SCHEMES["batch"].pattern.fit(3))
     assert remembered.mean.dtype == torch.float16
     assert_close(remembered.mean, x.double().mean((0, 2)))

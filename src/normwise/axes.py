@@ -243,8 +243,11 @@ def trailing(count: int) -> Pattern:
 
 SCHEMES: Mapping[str, Scheme] = {
     "batch": Scheme(parse("[n] c [...]"), remembers=True),
+    "ghost": Scheme(parse("(n [g]) c [...]"), remembers=True),
     "instance": Scheme(parse("n c [...]")),
     "group": Scheme(parse("n (g [c]) [...]")),
+    "sample": Scheme(parse("n [c ...]")),
     "layer": Scheme(parse("n [c] ...")),
     "rms": Scheme(parse("n [c] ..."), centres=False),
+    "response": Scheme(parse("n c [...]"), centres=False),
 }

@@ -27,6 +27,7 @@ class Entry:
               for features in the last dimensions
     argument  what stands after the colon, "group:8"; None where nothing has to
     defaults  what the class is given beside its number of features
+    usual     whether a comparison tries it without being asked
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     layers: Mapping[int, Callable[..., torch.nn.Module]]
     argument: str | None = None
     defaults: Mapping[str, Any] | None = None
+    usual: bool = False
 
     @property
     def usage(self) -> str:
@@ -43,8 +45,10 @@ class Entry:
         return f"{self.name}:8" if self.argument else self.name
 
 
-def _ranks(name: str) -> dict[int, Callable[..., torch.nn.Module]]:
-    return {dim: getattr(layers, f"{name}{dim}d") for dim in (1, 2, 3)}
+def _ranks(
+    name: str, dims: tuple[int, ...] = (1, 2, 3)
+) -> dict[int, Callable[..., torch.nn.Module]]:
+    return {dim: getattr(layers, f"{name}{dim}d") for dim in dims}
 
 
 _ENTRIES = (
@@ -54,6 +58,7 @@ _ENTRIES = (
         "The network may not need a norm at all; always worth a try.",
         "–",
         {0: partial(layers.Identity, trailing=True), **dict.fromkeys((1, 2, 3), layers.Identity)},
+        usual=True,
     ),
     Entry(
         "batch",
@@ -61,6 +66,7 @@ _ENTRIES = (
         "Large batches of data that stays the same in use.",
         "Ioffe and Szegedy 2015, arXiv:1502.03167",
         _ranks("BatchNorm"),
+        usual=True,
     ),
     Entry(
         "instance",
@@ -69,6 +75,7 @@ _ENTRIES = (
         "Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022",
         _ranks("InstanceNorm"),
         defaults={"affine": True},
+        usual=True,
     ),
     Entry(
         "group",
@@ -77,6 +84,7 @@ _ENTRIES = (
         "Wu and He 2018, arXiv:1803.08494",
         _ranks("GroupNorm"),
         argument="num_groups",
+        usual=True,
     ),
     Entry(
         "layer",
@@ -84,6 +92,7 @@ _ENTRIES = (
         "Streams and transformers: no position depends on another.",
         "Ba, Kiros and Hinton 2016, arXiv:1607.06450",
         {0: layers.LayerNorm, **_ranks("LayerNorm")},
+        usual=True,
     ),
     Entry(
         "rms",
@@ -91,6 +100,67 @@ _ENTRIES = (
         "As layer norm, cheaper: the mean stays.",
         "Zhang and Sennrich 2019, arXiv:1910.07467",
         {0: layers.RMSNorm, **_ranks("RMSNorm")},
+        usual=True,
+    ),
+    Entry(
+        "renorm",
+        str(SCHEMES["batch"].pattern),
+        "As batch norm, where batches are small or not alike.",
+        "Ioffe 2017, arXiv:1702.03275",
+        _ranks("BatchRenorm"),
+        # A hundredth of the paper's steps, for trainings of about 1,600 batches.
+        defaults={"hold_steps": 50, "r_steps": 400, "d_steps": 250},
+        usual=True,
+    ),
+    Entry(
+        "ghost",
+        str(SCHEMES["ghost"].pattern),
+        "Large batches that generalise worse than small ones did.",
+        "Hoffer, Hubara and Soudry 2017, arXiv:1705.08741",
+        _ranks("GhostBatchNorm"),
+        argument="ghost_size",
+    ),
+    Entry(
+        "switchable",
+        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "sample", "batch")),
+        "It is not clear which statistics to trust, and there is data to learn it from.",
+        "Luo, Ren, Peng, Zhang and Li 2019, arXiv:1806.10779",
+        _ranks("SwitchableNorm"),
+    ),
+    Entry(
+        "causal",
+        "n [c t]",
+        "Streams, where layer norm's single position is too little to go by.",
+        "Luo and Mesgarani 2019, arXiv:1809.07454",
+        _ranks("CausalNorm", (1,)),
+    ),
+    Entry(
+        "filter-response",
+        str(SCHEMES["response"].pattern),
+        "Convolutions on batches of any size; brings its own activation.",
+        "Singh and Krishnan 2020, arXiv:1911.09737",
+        _ranks("FilterResponseNorm", (1, 2)),
+    ),
+    Entry(
+        "evonorm-s0",
+        str(SCHEMES["group"].pattern),
+        "As group norm, where the activation may be replaced with it.",
+        "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
+        _ranks("EvoNormS0", (1, 2)),
+    ),
+    Entry(
+        "evonorm-b0",
+        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "batch")),
+        "As batch norm, where the activation may be replaced with it.",
+        "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
+        _ranks("EvoNormB0", (1, 2)),
+    ),
+    Entry(
+        "global-response",
+        str(SCHEMES["response"].pattern),
+        "Wide layers whose channels grow alike or fall silent.",
+        "Woo, Debnath, Hu, Chen, Liu, Kweon and Xie 2023, arXiv:2301.00808",
+        _ranks("GlobalResponseNorm", (1, 2)),
     ),
     Entry(
         "tanh",
@@ -98,6 +168,13 @@ _ENTRIES = (
         "Statistics are too dear or too noisy: a learned squashing instead.",
         "Zhu, Chen, He, LeCun and Liu 2025, arXiv:2503.10622",
         dict.fromkeys((1, 2, 3), layers.DynamicTanh),
+    ),
+    Entry(
+        "erf",
+        "",
+        "As tanh, with a flatter middle and sharper ends.",
+        "Chen, Lu, Zhu, Sun and Liu 2025, arXiv:2512.10938",
+        dict.fromkeys((1, 2, 3), layers.DynamicErf),
     ),
 )
 

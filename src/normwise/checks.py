@@ -5,7 +5,6 @@ from torch import Tensor
 
 from normwise.axes import Scheme
 from normwise.errors import NormError, describe
-from normwise.reference import Moments
 
 
 def check_floating(x: object, name: str) -> None:
@@ -38,9 +37,8 @@ def full_rank(x: Tensor, mask: Tensor, features: tuple[int, ...], name: str) -> 
     return mask
 
 
-def check_averaged(x: Tensor, scheme: Scheme, moments: Moments, name: str) -> None:
+def check_averaged(x: Tensor, scheme: Scheme, elements: Tensor | int, name: str) -> None:
     """Refuse to centre about the mean of one element: nothing of the signal would be left."""
-    elements = moments.elements
     if scheme.centres and isinstance(elements, int) and elements == 1 and x.numel():
         raise NormError(
             f"{name} would average over one element, {scheme.pattern}, which erases the signal: "

@@ -252,7 +252,7 @@ def _normalized(
         given=recall(remembered, fitted) if recalled and remembered is not None else None,
     )
     if from_input:
-        check_averaged(x, scheme, moments, name)
+        check_averaged(x, scheme, moments.elements, name)
         if remembered is not None and policy is not None:
             policy.update(remembered, moments, fitted)
     return y

@@ -62,10 +62,10 @@ def normalize(
     split_x = split(wide(x), fitted, sizes)
     split_mask = None if mask is None else split(mask, fitted, sizes)
     if given is None:
-        moments, deviation = measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
+        moments, apart = centre(split_x, fitted.averaged, split_mask, centres=scheme.centres)
     else:
-        moments, deviation = given, _where(split_mask, split_x) - given.shift - given.offset
-    y = standardise(deviation, moments.var, eps).reshape(x.shape)
+        moments, apart = given, deviation(_where(split_mask, split_x), given)
+    y = standardise(apart, moments.var, eps).reshape(x.shape)
     y = _where(mask, scale(y, fitted.features, weight, bias))
     return y.to(x.dtype), moments
 
@@ -81,10 +81,17 @@ def measured(
     fitted = scheme.pattern.fit(x.dim())
     split_mask = None if mask is None else split(mask, fitted, sizes)
     split_x = split(wide(x), fitted, sizes)
-    return measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)[0]
+    return measure(split_x, fitted.averaged, split_mask, centres=scheme.centres)
 
 
 def measure(
+    x: Tensor, over: tuple[int, ...], mask: Tensor | None = None, *, centres: bool = True
+) -> Moments:
+    """Moments of the real positions over the dimensions `over`."""
+    return centre(x, over, mask, centres=centres)[0]
+
+
+def centre(
     x: Tensor, over: tuple[int, ...], mask: Tensor | None = None, *, centres: bool = True
 ) -> tuple[Moments, Tensor]:
     """Moments of the real positions over the dimensions `over`, and x's deviation from the mean.
@@ -97,24 +104,29 @@ def measure(
     shift = offset = x.new_zeros(())
     # `where` keeps what padding may hold, even NaN, out of values and gradients; after it,
     # a product does, in a third of the time.
-    deviation = _where(mask, x)
+    apart = _where(mask, x)
     real = None if mask is None else mask.to(x.dtype)
     if centres:
-        shift = (_sum(deviation.detach(), over) / divisor).detach()
-        deviation = _times(deviation - shift, real)
-        offset = _sum(deviation, over) / divisor
-        deviation = _times(deviation - offset, real)
-    var = _sum(deviation * deviation, over) / divisor
+        shift = (_sum(apart.detach(), over) / divisor).detach()
+        apart = _times(apart - shift, real)
+        offset = _sum(apart, over) / divisor
+        apart = _times(apart - offset, real)
+    var = _sum(apart * apart, over) / divisor
     if isinstance(elements, Tensor):
         var = torch.where(elements > 0, var, 1.0)
     elif elements == 0:
         var = var + 1
-    return Moments(shift, offset, var, elements), deviation
+    return Moments(shift, offset, var, elements), apart
 
 
-def standardise(deviation: Tensor, var: Tensor, eps: float) -> Tensor:
+def deviation(x: Tensor, moments: Moments) -> Tensor:
+    """x - mean, the mean taken off in two steps."""
+    return x - moments.shift - moments.offset
+
+
+def standardise(apart: Tensor, var: Tensor, eps: float) -> Tensor:
     """(x - mean) / sqrt(var + eps), given x - mean, in its precision."""
-    return deviation * torch.rsqrt(var.to(deviation.dtype) + eps)
+    return apart * torch.rsqrt(var.to(apart.dtype) + eps)
 
 
 def scale(

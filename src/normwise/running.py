@@ -84,15 +84,12 @@ class Running:
                        not finite and that is to be refused; nothing is changed then.
         """
         mean, var = moments.mean.detach(), moments.var.detach()
-        # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
-        count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
-        unbiased = var
         if remembered.mean is not None:
-            unbiased = var * (count / (count - 1).clamp(min=1))
-        seen = (count > 0).expand_as(var)
+            var = unbiased(moments).detach()
+        seen = (torch.as_tensor(moments.elements, device=var.device) > 0).expand_as(var)
         taken = [
             (old, _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype))
-            for old, new in ((remembered.mean, mean), (remembered.var, unbiased))
+            for old, new in ((remembered.mean, mean), (remembered.var, var))
             if old is not None
         ]
         counts = seen.any() & self._admitted([batch for _, batch in taken])
@@ -144,6 +141,14 @@ class Running:
         offset = share * (kept.mean - batch.shift) + (1 - share) * batch.offset
         var = share * kept.var + (1 - share) * batch.var
         return Moments(batch.shift, offset, var, batch.elements)
+
+
+def unbiased(moments: Moments) -> Tensor:
+    """The variance with n - 1 in place of n: var * n / (n - 1)."""
+    var = moments.var
+    # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
+    count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
+    return var * (count / (count - 1).clamp(min=1))
 
 
 def recall(remembered: Remembered, fitted: Fitted) -> Moments:

@@ -208,6 +208,7 @@ def _usual_candidates(model: torch.nn.Module) -> list[str]:
     return [
         f"{entry.name}:{groups}" if entry.argument == "num_groups" else entry.usage
         for entry in catalogue().values()
+        if entry.usual
     ]
 
 

@@ -15,6 +15,33 @@ from normwise.layers.batch import (
     LazyInstanceNorm2d,
     LazyInstanceNorm3d,
 )
+from normwise.layers.causal import CausalNorm1d, CausalState, LazyCausalNorm1d
+from normwise.layers.evonorm import (
+    EvoNormB01d,
+    EvoNormB02d,
+    EvoNormS01d,
+    EvoNormS02d,
+    LazyEvoNormB01d,
+    LazyEvoNormB02d,
+    LazyEvoNormS01d,
+    LazyEvoNormS02d,
+)
+from normwise.layers.frozen import (
+    FrozenBatchNorm1d,
+    FrozenBatchNorm2d,
+    FrozenBatchNorm3d,
+    LazyFrozenBatchNorm1d,
+    LazyFrozenBatchNorm2d,
+    LazyFrozenBatchNorm3d,
+)
+from normwise.layers.ghost import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    LazyGhostBatchNorm1d,
+    LazyGhostBatchNorm2d,
+    LazyGhostBatchNorm3d,
+)
 from normwise.layers.group import (
     GroupNorm,
     GroupNorm1d,
@@ -48,8 +75,47 @@ from normwise.layers.lazy import Lazy
 from normwise.layers.materialize import materialize
 from normwise.layers.norm import LazyNorm, Norm
 from normwise.layers.padding import lengths_to_mask, padding
+from normwise.layers.pointwise import DynamicErf, DynamicTanh, LazyDynamicErf, LazyDynamicTanh
+from normwise.layers.renorm import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    LazyBatchRenorm1d,
+    LazyBatchRenorm2d,
+    LazyBatchRenorm3d,
+)
+from normwise.layers.response import (
+    FilterResponseNorm1d,
+    FilterResponseNorm2d,
+    GlobalResponseNorm1d,
+    GlobalResponseNorm2d,
+    LazyFilterResponseNorm1d,
+    LazyFilterResponseNorm2d,
+    LazyGlobalResponseNorm1d,
+    LazyGlobalResponseNorm2d,
+)
+from normwise.layers.reversible import (
+    LazyReversibleInstanceNorm,
+    ReversibleInstanceNorm,
+    SeriesStatistics,
+)
+from normwise.layers.style import (
+    AdaptiveInstanceNorm1d,
+    AdaptiveInstanceNorm2d,
+    ConditionalInstanceNorm1d,
+    ConditionalInstanceNorm2d,
+    LazyConditionalInstanceNorm1d,
+    LazyConditionalInstanceNorm2d,
+)
+from normwise.layers.switchable import (
+    LazySwitchableNorm1d,
+    LazySwitchableNorm2d,
+    LazySwitchableNorm3d,
+    SwitchableNorm1d,
+    SwitchableNorm2d,
+    SwitchableNorm3d,
+)
 from normwise.layers.sync import LazySyncBatchNorm, SyncBatchNorm
-from normwise.layers.tanh import DynamicTanh, LazyDynamicTanh
 
 __all__ = [
     "BatchNorm1d",
@@ -92,9 +158,63 @@ __all__ = [
     "LazyRMSNorm3d",
     "Norm",
     "LazyNorm",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
+    "LazyBatchRenorm1d",
+    "LazyBatchRenorm2d",
+    "LazyBatchRenorm3d",
+    "FrozenBatchNorm1d",
+    "FrozenBatchNorm2d",
+    "FrozenBatchNorm3d",
+    "LazyFrozenBatchNorm1d",
+    "LazyFrozenBatchNorm2d",
+    "LazyFrozenBatchNorm3d",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
+    "LazyGhostBatchNorm1d",
+    "LazyGhostBatchNorm2d",
+    "LazyGhostBatchNorm3d",
+    "AdaptiveInstanceNorm1d",
+    "AdaptiveInstanceNorm2d",
+    "ConditionalInstanceNorm1d",
+    "ConditionalInstanceNorm2d",
+    "LazyConditionalInstanceNorm1d",
+    "LazyConditionalInstanceNorm2d",
+    "FilterResponseNorm1d",
+    "FilterResponseNorm2d",
+    "LazyFilterResponseNorm1d",
+    "LazyFilterResponseNorm2d",
+    "CausalNorm1d",
+    "LazyCausalNorm1d",
+    "CausalState",
+    "SwitchableNorm1d",
+    "SwitchableNorm2d",
+    "SwitchableNorm3d",
+    "LazySwitchableNorm1d",
+    "LazySwitchableNorm2d",
+    "LazySwitchableNorm3d",
+    "GlobalResponseNorm1d",
+    "GlobalResponseNorm2d",
+    "LazyGlobalResponseNorm1d",
+    "LazyGlobalResponseNorm2d",
+    "EvoNormS01d",
+    "EvoNormS02d",
+    "EvoNormB01d",
+    "EvoNormB02d",
+    "LazyEvoNormS01d",
+    "LazyEvoNormS02d",
+    "LazyEvoNormB01d",
+    "LazyEvoNormB02d",
     "DynamicTanh",
     "LazyDynamicTanh",
+    "DynamicErf",
+    "LazyDynamicErf",
     "Identity",
+    "ReversibleInstanceNorm",
+    "LazyReversibleInstanceNorm",
+    "SeriesStatistics",
     "Lazy",
     "Normalization",
     "lengths_to_mask",

@@ -4,6 +4,7 @@ A layer names its row of the table and holds parameters under torch.nn's names;
 this file does the rest, so that a new norm is a constructor and a docstring.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from normwise.axes import Fitted, Scheme
 from normwise.checks import check_averaged, check_floating
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
-from normwise.reference import Moments, normalize
+from normwise.reference import Moments, normalize, scale
 from normwise.running import Remembered, recall
 
 _SPACE = {1: "T", 2: "H, W", 3: "D, H, W"}
@@ -34,6 +35,8 @@ class Normalization(torch.nn.Module):
     takes_flat: ClassVar[bool] = False  # (N, C) beside (N, C, T)
     takes_unbatched: ClassVar[bool] = False  # (C, T) beside (N, C, T)
     lazy_class: ClassVar[type[torch.nn.Module]]  # set by the class that stands beside `Lazy`
+    carries: ClassVar[tuple[str, ...]] = ("weight", "bias")  # means the same in other norms
+    leading: tuple[int, ...] = ()  # sizes that weight and bias have before the features
 
     # Tensor or None, float or None: each of torch.nn's classes declares them differently.
     weight: Any
@@ -62,7 +65,8 @@ class Normalization(torch.nn.Module):
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter or buffer that waited for the sizes."""
-        return self.feature_shape
+        leading = self.leading if name in self._parameters else ()
+        return (*leading, *self.feature_shape)
 
     def learn(self, x: Tensor) -> None:
         """Take the sizes from the first input."""
@@ -70,7 +74,8 @@ class Normalization(torch.nn.Module):
 
     def learn_from_state(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Take the sizes from the shapes that a state dict has."""
-        self.set_size(next(iter(shapes.values())))
+        name, shape = next(iter(shapes.items()))
+        self.set_size(shape[len(self.leading) if name in self._parameters else 0 :])
 
     def set_size(self, shape: tuple[int, ...]) -> None:
         """Take the sizes of the features as learned from an input or a state dict."""
@@ -122,9 +127,14 @@ class Normalization(torch.nn.Module):
             given=given,
         )
         if given is None:
-            self.check_elements(x, moments)
+            self.check_elements(x, moments.elements)
             self.remember(moments, fitted)
         return y
+
+    def finish(self, y: Tensor, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """How a formula of a layer's own ends: y scaled and shifted, 0 where masked, as x is."""
+        y = scale(y, fitted.features, self.weight, getattr(self, "bias", None))
+        return (y if mask is None else torch.where(mask, y, 0.0)).to(x.dtype)
 
     # -- checks --------------------------------------------------------------
 
@@ -145,9 +155,9 @@ class Normalization(torch.nn.Module):
                 f"{describe(x)}; make it with {found}, or without a number to have it inferred"
             )
 
-    def check_elements(self, x: Tensor, moments: Moments) -> None:
-        """Refuse a variance of one element: it is 0 whatever x is."""
-        check_averaged(x, self.scheme, moments, self._name())
+    def check_elements(self, x: Tensor, elements: Tensor | int) -> None:
+        """Refuse a variance of one element: it is 0 whatever x is. With a mask, it may be."""
+        check_averaged(x, self.scheme, elements, self._name())
 
     # -- words ---------------------------------------------------------------
 
@@ -166,10 +176,9 @@ class Normalization(torch.nn.Module):
         )
 
     def _hint(self, x: Tensor) -> str:
-        other = x.dim() - 2
-        if other in _SPACE and self.dim is not None:
-            return f"; that is for {self._name().replace(f'{self.dim}d', f'{other}d')}"
-        return ""
+        sibling = self._name().replace(f"{self.dim}d", f"{x.dim() - 2}d")
+        there_is = hasattr(sys.modules[type(self).__module__], sibling)
+        return f"; that is for {sibling}" * (there_is and sibling != self._name())
 
 
 def checked_size(layer: Normalization, size: int | None) -> int:

@@ -57,7 +57,9 @@ class Lazy(LazyModuleMixin):
 
         cls.__init__ = construct  # type: ignore[method-assign]
 
-    def initialize_parameters(self: Any, x: Tensor, mask: Tensor | None = None) -> None:
+    def initialize_parameters(
+        self: Any, x: Tensor, *_: Any, index: Any = None, mask: Any = None
+    ) -> None:
         """Take the size from x and make the parameters; torch calls this before forward."""
         if not self.is_sized:
             self.check_input(x)

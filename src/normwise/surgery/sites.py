@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from normwise import layers
+from normwise.catalogue import catalogue
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,26 @@ class Site:
 _CHANNELS_SECOND = tuple(
     getattr(layers, f"{name}{dim}d") for name in ("LayerNorm", "RMSNorm") for dim in (1, 2, 3)
 )
-_KINDS: tuple[tuple[str, type, str], ...] = (
-    ("none", layers.Identity, "num_features"),
-    ("tanh", layers.DynamicTanh, "num_features"),
-    ("batch", _BatchNorm, "num_features"),
-    ("instance", _InstanceNorm, "num_features"),
-    ("group", torch.nn.GroupNorm, "num_channels"),
-    ("layer", torch.nn.LayerNorm, "normalized_shape"),
-    ("rms", torch.nn.RMSNorm, "normalized_shape"),
-)
+_SIZES = ("num_features", "num_channels", "normalized_shape")
+# torch.nn's own classes, and ours that no candidate makes; the catalogue knows the rest.
+_KINDS: dict[type, str] = {
+    layers.Identity: "none",
+    _BatchNorm: "batch",
+    layers.FrozenBatchNorm1d: "batch",
+    layers.FrozenBatchNorm2d: "batch",
+    layers.FrozenBatchNorm3d: "batch",
+    _InstanceNorm: "instance",
+    torch.nn.GroupNorm: "group",
+    torch.nn.LayerNorm: "layer",
+    torch.nn.RMSNorm: "rms",
+}
+for _entry in catalogue().values():
+    _KINDS |= {layer: _entry.name for layer in _entry.layers.values() if isinstance(layer, type)}
+
+
+def kinds(module: torch.nn.Module) -> list[str]:
+    """The catalogue's names for a module, its own first, then those of what it is built on."""
+    return [_KINDS[base] for base in type(module).__mro__ if base in _KINDS]
 
 
 def find(model: torch.nn.Module) -> list[Site]:
@@ -59,16 +71,15 @@ def find(model: torch.nn.Module) -> list[Site]:
         paths.setdefault(module, []).append(path)
     sites = []
     for module, names in paths.items():
-        for kind, norm_class, size_name in _KINDS:
-            if isinstance(module, norm_class):
-                size = getattr(module, size_name)
-                dim = _dim(module)
-                if size == (0,) or not size:
-                    size = None
-                elif isinstance(size, tuple) and dim != 0:
-                    (size,) = size
-                sites.append(Site(tuple(names), module, kind, size, dim))
-                break
+        known = kinds(module)
+        if known:
+            size = next(getattr(module, name) for name in _SIZES if hasattr(module, name))
+            dim = _dim(module)
+            if size == (0,) or not size:
+                size = None
+            elif isinstance(size, tuple) and dim != 0:
+                (size,) = size
+            sites.append(Site(tuple(names), module, known[0], size, dim))
     return sites
 
 

@@ -10,7 +10,8 @@ import torch
 
 from normwise.catalogue import Candidate, parse_candidate
 from normwise.errors import NormError
-from normwise.surgery.sites import Site, convolution_dims, find
+from normwise.layers import Normalization
+from normwise.surgery.sites import Site, convolution_dims, find, kinds
 
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
 
@@ -111,7 +112,7 @@ def _prepare(
             skipped.append((site.path, reason))
             continue
         new = _make(candidate, site, model)
-        carried, left = _carry(site, new, same_kind=site.kind == candidate.entry.name)
+        carried, left = _carry(site, new)
         replacements.append((site.module, new))
         changes.append(Change(site.paths, _short(site.module), _short(new), carried, left))
     if not changes:
@@ -154,19 +155,20 @@ def _make(candidate: Candidate, site: Site, model: torch.nn.Module) -> torch.nn.
     return new.train(site.module.training)
 
 
-def _carry(
-    site: Site, new: torch.nn.Module, *, same_kind: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _carry(site: Site, new: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Copy what means the same thing in both layers; returns what went and what stayed."""
     old_state = _tensors(site.module)
     new_state = _tensors(new)
+    same_kind = bool(set(kinds(site.module)) & set(kinds(new)))
+    alike = set(_alike(site.module)) & set(_alike(new))
     carried, left = [], []
     for name, old in old_state.items():
-        # Statistics mean the same only in the same kind of norm.
-        target = new_state.get(name) if same_kind or name in ("weight", "bias") else None
+        # Statistics mean the same only where both are built on one kind of norm.
+        target = new_state.get(name) if same_kind or name in alike else None
         if target is not None and target.shape == old.shape:
             target.data.copy_(old.data)
-            target.requires_grad_(old.requires_grad)
+            if isinstance(old, torch.nn.Parameter) and isinstance(target, torch.nn.Parameter):
+                target.requires_grad_(old.requires_grad)
             carried.append(name)
         elif name != "num_batches_tracked":
             left.append(name)
@@ -176,6 +178,11 @@ def _carry(
 def _tensors(module: torch.nn.Module) -> Mapping[str, Any]:
     tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     return {name: t for name, t in tensors if not torch.nn.parameter.is_lazy(t)}
+
+
+def _alike(module: torch.nn.Module) -> tuple[str, ...]:
+    """The parameters that mean the same in every norm that has them."""
+    return module.carries if isinstance(module, Normalization) else ("weight", "bias")
 
 
 def _short(module: torch.nn.Module) -> str:

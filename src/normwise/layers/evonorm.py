@@ -1,0 +1,206 @@
+"""EvoNorm: norm and activation in one, as an evolutionary search found them."""
+
+from collections.abc import Mapping
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from normwise.axes import SCHEMES, Fitted
+from normwise.checks import check_groups
+from normwise.layers.channelwise import Channelwise, weight_and_bias
+from normwise.layers.lazy import Lazy
+from normwise.reference import Moments, measure, split, wide
+from normwise.running import Remembered, Running, recall, unbiased
+
+_PAPER_GROUPS = 32
+
+
+class _EvoNorm(Channelwise):
+    slope: Tensor
+
+    def sloped(self, x: Tensor) -> Tensor:
+        """slope[c] * x, wide."""
+        return wide(x) * wide(self.slope).reshape(-1, *[1] * (x.dim() - 2))
+
+
+class _S0(_EvoNorm):
+    scheme = SCHEMES["group"]
+    shown = ("num_groups", "eps")
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        num_groups: int | None = None,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        channels = {**weight_and_bias(affine, bias), "slope": 1.0}
+        super().__init__(num_features, channels, eps, device=device, dtype=dtype)
+        self.num_groups = num_groups
+        self.set_size((self.num_features,))
+
+    def set_size(self, shape: tuple[int, ...]) -> None:
+        if self.num_groups is not None:
+            check_groups(self.num_groups, shape[0])
+        super().set_size(shape)
+
+    def part_sizes(self) -> Mapping[str, int]:
+        return {"g": self.num_groups or gcd(_PAPER_GROUPS, self.num_features)}
+
+    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """x * sigmoid(slope * x) over the standard deviation of x's group."""
+        sizes = self.part_sizes()
+        values = split(wide(x), fitted, sizes)
+        real = None if mask is None else split(mask, fitted, sizes)
+        moments = measure(values, fitted.averaged, real)
+        self.check_elements(x, moments.elements)
+        y = (values * (moments.var + self.eps).rsqrt()).reshape(x.shape)
+        return self.finish(y * torch.sigmoid(self.sloped(x)), x, mask, fitted)
+
+
+class EvoNormS01d(_S0):
+    """Let x through by its own sign, and scale it by the deviation of its group.
+
+        y[n, c, t] = x[n, c, t] * sigmoid(slope[c] * x[n, c, t]) / sqrt(var[n, g] + eps)
+                     * weight[c] + bias[c]
+
+    where channel c belongs to group g. No mean is taken off x. The name is the
+    paper's EvoNorm-S0, for signals; it takes the place of the activation that
+    follows, too. `num_groups` left out is 32 as in the paper, or as many of the
+    32 as divide C; `num_features` left out is inferred.
+
+    Shapes
+        x     (N, C, T), floating; any unit
+        mask  (N, T) bool, True where a sample was recorded; all True if left out
+        out   like x, in its dtype; no unit before weight and bias; 0 where masked
+
+    Nothing depends on the batch. x has to be near 0 for the sigmoid to act: its
+    offset stays in.
+
+    Raises
+        NormError  if C is not num_features, num_groups does not divide it, mask does
+                   not fit x, or a group would be averaged over one element.
+
+    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967. The mask is ours.
+    """
+
+    dim = 1
+
+
+class EvoNormS02d(_S0):
+    """`EvoNormS01d` for images: x (N, C, H, W), mask (N, H, W)."""
+
+    dim = 2
+
+
+class _B0(_EvoNorm):
+    scheme = SCHEMES["batch"]
+    shown = ("eps", "momentum")
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int | None = None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        policy = Running("cumulative") if momentum is None else Running(momentum=momentum)
+        super().__init__(
+            num_features,
+            {**weight_and_bias(affine, bias), "slope": 1.0},
+            eps,
+            buffers={"running_var": 1.0},
+            device=device,
+            dtype=dtype,
+        )
+        self.momentum, self._policy = momentum, policy
+        counter = torch.zeros((), dtype=torch.int64, device=device)
+        self.register_buffer("num_batches_tracked", counter)
+
+    def _remembered(self) -> Remembered:
+        return Remembered(None, self.running_var, self.num_batches_tracked)
+
+    def remembered(self) -> Remembered | None:
+        return None if self.training else self._remembered()
+
+    def remember(self, moments: Moments, fitted: Fitted) -> None:
+        if self.training:
+            kept = moments._replace(var=unbiased(moments))
+            self._policy.update(self._remembered(), kept, fitted)
+
+    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+        """x over the larger of the batch's deviation and slope * x + the instance's."""
+        if self.training:
+            batch = measure(wide(x), fitted.averaged, mask)
+            self.check_elements(x, batch.elements)
+            self.remember(batch, fitted)
+        else:
+            batch = recall(self._remembered(), fitted)
+        own = measure(wide(x), SCHEMES["instance"].pattern.fit(x.dim()).averaged, mask)
+        of_batch, of_own = ((wide(part.var) + self.eps).sqrt() for part in (batch, own))
+        y = wide(x) / torch.maximum(of_batch, self.sloped(x) + of_own)
+        return self.finish(y, x, mask, fitted)
+
+
+class EvoNormB01d(_B0):
+    """Scale x by the deviation of the batch, or of itself where that makes it smaller.
+
+        y[n, c, t] = x[n, c, t] / max(sqrt(batch_var[c] + eps),
+                                      slope[c] * x[n, c, t] + sqrt(var[n, c] + eps))
+                     * weight[c] + bias[c]
+
+    No mean is taken off x. The name is the paper's EvoNorm-B0, for signals; it
+    takes the place of the activation that follows, too. In training batch_var is
+    the batch's own, and running_var (unbiased) follows it with weight
+    `momentum`; evaluation takes running_var. `momentum=None` averages all
+    batches alike. `num_features` left out is inferred.
+
+    Shapes
+        x     (N, C, T), floating; any unit
+        mask  (N, T) bool, True where a sample was recorded; all True if left out
+        out   like x, in its dtype; no unit before weight and bias; 0 where masked
+
+    A batch without a real position changes nothing.
+
+    Raises
+        NormError  if C is not num_features, mask does not fit x, momentum is not
+                   between 0 and 1, or a channel would be averaged over one element
+                   in training.
+
+    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967. The mask is ours.
+    """
+
+    dim = 1
+
+
+class EvoNormB02d(_B0):
+    """`EvoNormB01d` for images: x (N, C, H, W), mask (N, H, W)."""
+
+    dim = 2
+
+
+class LazyEvoNormS01d(EvoNormS01d, Lazy):
+    """`EvoNormS01d` that takes num_features from its first input, if not given."""
+
+
+class LazyEvoNormS02d(EvoNormS02d, Lazy):
+    """`EvoNormS02d` that takes num_features from its first input, if not given."""
+
+
+class LazyEvoNormB01d(EvoNormB01d, Lazy):
+    """`EvoNormB01d` that takes num_features from its first input, if not given."""
+
+
+class LazyEvoNormB02d(EvoNormB02d, Lazy):
+    """`EvoNormB02d` that takes num_features from its first input, if not given."""
