@@ -31,9 +31,9 @@ TOLERANCES = {
 def error(result: Tensor, truth: Tensor) -> float:
     """The relative L2 error; absolute where the truth is 0 everywhere."""
     assert result.shape == truth.shape
-    difference = torch.linalg.vector_norm(result.double() - truth.double())
-    size = torch.linalg.vector_norm(truth.double())
-    return float(difference / size if size else difference)
+    result, truth = result.detach().double(), truth.detach().double()
+    difference, size = (float(torch.linalg.vector_norm(t)) for t in (result - truth, truth))
+    return difference / size if size else difference
 
 
 def assert_close(result: Tensor, truth: Tensor, *, backward: bool = False) -> None:

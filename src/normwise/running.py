@@ -85,7 +85,8 @@ class Running:
         """
         mean, var = moments.mean.detach(), moments.var.detach()
         # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
-        count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
+        # Multiplied, not made a tensor: that would compile anew for each count.
+        count = var.new_ones(()) * moments.elements
         unbiased = var
         if remembered.mean is not None:
             unbiased = var * (count / (count - 1).clamp(min=1))

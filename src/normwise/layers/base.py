@@ -102,7 +102,10 @@ class Normalization(torch.nn.Module):
         if unbatched:
             x, mask = x.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
         fitted = self.scheme.pattern.fit(x.dim())
-        y = self.normalized(x, full_mask(x, mask, fitted.features, self._name()), fitted)
+        mask = full_mask(x, mask, fitted.features, self._name())
+        if mask is not None:
+            x = torch.where(mask, x, 0.0)  # a NaN masked later would reach gradients, as 0 * NaN
+        y = self.normalized(x, mask, fitted)
         return y.squeeze(0) if unbatched else y
 
     def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.axes import SCHEMES
+from normwise.errors import NormError
 from normwise.layers.base import checked_size
 from normwise.layers.lazy import Lazy, make_lazy
 from normwise.layers.remembering import Remembering
@@ -59,6 +60,8 @@ class _Batch(_Remembering):
         bias: bool = True,
         on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
+        if eps <= 0:
+            raise NormError(f"{type(self).__name__} needs an eps above 0, received {eps!r}")
         super().__init__(
             num_features,
             eps,

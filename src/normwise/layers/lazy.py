@@ -1,6 +1,7 @@
 """Layers that learn how many features they have from what they first see."""
 
 from collections.abc import Mapping
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -33,17 +34,28 @@ class Lazy(LazyModuleMixin):
     """Beside a `Normalization`: learns the number of features from the first input.
 
     ``class LazyGroupNorm1d(GroupNorm1d, Lazy)`` is all it takes. A layer that is
-    made without a size becomes its lazy class, and turns back at the first input.
+    made without a size becomes its lazy class, and turns back at the first input;
+    a lazy class that is made with a size turns back at once.
     """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if Lazy not in cls.__bases__:
+            return  # what inherits from a lazy class is none beside a class of its own
         sized: Any = cls.__mro__[1]
         cls.cls_to_become = sized
         sized.lazy_class = cls
         # torch's class comes after Module in our order, and would be asked too late.
         for name in ("_save_to_state_dict", "_replicate_for_data_parallel"):
             setattr(cls, name, getattr(LazyModuleMixin, name))
+
+        @wraps(sized.__init__)
+        def construct(self: Any, *arguments: Any, **keywords: Any) -> None:
+            sized.__init__(self, *arguments, **keywords)
+            if not hasattr(self, "_initialize_hook"):
+                self.__class__ = sized
+
+        cls.__init__ = construct  # type: ignore[method-assign]
 
     def initialize_parameters(self: Any, x: Tensor, mask: Tensor | None = None) -> None:
         """Take the size from x and make the parameters; torch calls this before forward."""
@@ -78,7 +90,16 @@ def make_lazy(layer: Any) -> None:
     """Turn a layer made with size 0 into its lazy class.
 
     Its buffers stay empty tensors until then: torch cannot copy an uninitialized one.
+
+    Raises
+        NormError  if it is of a user's class, which would be lost on the way.
     """
+    name = type(layer).__name__
+    if not isinstance(layer, Lazy) and "lazy_class" not in vars(type(layer)):
+        raise NormError(
+            f"{name} needs its number of features, as it has no lazy class; give the number, "
+            f"or write class Lazy{name}({name}, nw.Lazy)"
+        )
     unsized: Any = Unsized  # torch leaves its constructor without types
     for name, parameter in layer._parameters.items():
         if _is_unsized(parameter):

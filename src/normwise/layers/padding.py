@@ -92,13 +92,15 @@ def padding(lengths: Tensor | Sequence[int], size: int | None = None) -> Iterato
                     padded.counted_in(x.shape[-1])
                     break
 
-    handle = register_module_forward_pre_hook(read_size)
+    # torch.compile warns of global hooks, so there is one only where it has something to find out.
+    handle = register_module_forward_pre_hook(read_size) if size is None else None
     outer, _in_force.padded = _in_force.padded, padded
     try:
         yield
     finally:
         _in_force.padded = outer
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
 def full_mask(
@@ -123,9 +125,10 @@ def mask_in_force(x: Tensor, features: tuple[int, ...]) -> Tensor | None:
     padded = _in_force.padded
     if padded is None:
         return None
-    time = max((i for i in range(1, x.dim()) if i not in features), default=None)
-    if time is None:
+    positions = [i for i in range(1, x.dim()) if i not in features]
+    if not positions:
         return None
+    time = positions[-1]
     if len(padded.lengths) != len(x):
         raise NormError(
             f"nw.padding was given {len(padded.lengths)} lengths, and a layer received a batch "
@@ -140,6 +143,8 @@ def mask_in_force(x: Tensor, features: tuple[int, ...]) -> Tensor | None:
 
 def _checked(lengths: Tensor | Sequence[int]) -> Tensor:
     lengths = torch.as_tensor(lengths)
+    if not lengths.numel():
+        lengths = lengths.long()  # torch makes floats of an empty list
     if lengths.dim() != 1 or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise NormError(
             "lengths must be whole numbers, one for each series: (N,); "
@@ -147,4 +152,4 @@ def _checked(lengths: Tensor | Sequence[int]) -> Tensor:
         )
     if lengths.numel() and int(lengths.min()) < 0:
         raise NormError(f"a length cannot be negative; received {int(lengths.min())}")
-    return lengths
+    return lengths.long()  # length * T' does not fit in a uint8

@@ -1,0 +1,621 @@
+"""What every layer promises. A new one joins by a line in CASES."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import normwise as nw
+import oracle
+from tolerances import TOLERANCES, assert_close
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer: how it is made, what it takes, what it computes.
+
+    layer      the class
+    arguments  what it is made with; the number of features comes last
+    shape      of an input
+    formula    (layer, x, features, real) → y in float64; `real` and what `features` makes
+               of a parameter have x's rank
+    last       how many dimensions at the end are features; 0 where dimension 1 is
+    mixes      whether, in training, a sample's result depends on the others in its batch
+    """
+
+    layer: type[torch.nn.Module]
+    arguments: tuple[Any, ...]
+    shape: tuple[int, ...]
+    formula: Callable[..., Tensor]
+    last: int = 0
+    mixes: bool = False
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.layer.__name__
+
+    @property
+    def twin(self) -> Callable[..., torch.nn.Module] | None:
+        """torch's class of the same name; its Identity takes anything and keeps nothing."""
+        return None if self.layer is nw.Identity else getattr(torch.nn, self.name, None)
+
+    @property
+    def lazy(self) -> Callable[..., torch.nn.Module] | None:
+        """The lazy class, if the size can be told from the input."""
+        several = isinstance(self.arguments[-1], tuple) and len(self.arguments[-1]) > 1
+        return None if several else getattr(nw, f"Lazy{self.name}", None)
+
+    @property
+    def unsized(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments without the number of features: the last one, or c."""
+        if "c" in self.keywords:
+            return self.arguments, {k: v for k, v in self.keywords.items() if k != "c"}
+        return self.arguments[:-1], self.keywords
+
+    def make_unsized(self, layer: Callable[..., torch.nn.Module], **more: Any) -> torch.nn.Module:
+        arguments, keywords = self.unsized
+        return layer(*arguments, **keywords, **more)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return tuple(range(len(self.shape)))[-self.last :] if self.last else (1,)
+
+    @property
+    def time(self) -> int | None:
+        """The dimension that padding runs along."""
+        return max((i for i in range(1, len(self.shape)) if i not in self.features), default=None)
+
+    def is_by_sample(self, training: bool) -> bool:
+        """Whether a sample's result is independent of the others in its batch."""
+        remembers = getattr(self.make(), "running_mean", None) is not None
+        return not self.mixes or (remembers and not training)
+
+    def make(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+        """A layer with parameters and buffers of no special value."""
+        return unsettled(self.layer(*self.arguments, dtype=dtype, **self.keywords))
+
+    def x(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+        random = torch.Generator().manual_seed(seed)
+        return (2 * torch.randn(self.shape, generator=random) + 3).to(dtype)
+
+    def mask(self) -> Tensor:
+        """(N, …) without features: all but the first sample have positions that are not real."""
+        shape = [size for i, size in enumerate(self.shape) if i not in self.features]
+        mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.6
+        mask[0] = True
+        if mask.dim() > 1:
+            mask[:, ..., :2] = True  # so that no statistic is of one element
+        mask[-1] = False
+        return mask
+
+    def real(self, mask: Tensor) -> Tensor:
+        """A mask at x's rank."""
+        for feature in self.features:
+            mask = mask.unsqueeze(feature)
+        return mask
+
+    def truth(self, layer: torch.nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        def along_features(parameter: Tensor | None) -> Tensor | None:
+            if parameter is None or self.last:
+                return parameter
+            return parameter.reshape(-1, *[1] * (x.dim() - 2))
+
+        real = torch.tensor(True) if mask is None else self.real(mask)
+        return self.formula(layer, x, along_features, real)
+
+    def __str__(self) -> str:
+        parts = [self.name, "x".join(map(str, self.shape))]
+        return "-".join(parts + [f"{key}={value}" for key, value in self.keywords.items()])
+
+
+def unsettled(layer):
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for tensor in [*layer.parameters(), *layer.buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=random) + 0.5)
+    return layer
+
+
+def own(key, centres=True):
+    """The formula of norms that use the input's own moments."""
+
+    def formula(layer, x, features, real):
+        weight, bias = features(layer.weight), features(getattr(layer, "bias", None))
+        eps = torch.finfo(x.dtype).eps if layer.eps is None else layer.eps
+        affine = {"weight": weight, "bias": bias}
+        return oracle.normalized(x, key, real=real, eps=eps, centres=centres, **affine)
+
+    return formula
+
+
+def remembering(key):
+    """The formula of norms that use remembered moments in evaluation, if they have them."""
+
+    def formula(layer, x, features, real):
+        if layer.training or layer.running_mean is None:
+            return own(key)(layer, x, features, real)
+        mean, var = (features(b.double()) for b in (layer.running_mean, layer.running_var))
+        y = (x.double() - mean) / (var + layer.eps).sqrt()
+        return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+    return formula
+
+
+def dynamic_tanh(layer, x, features, real):
+    y = torch.tanh(layer.alpha.double() * x.double())
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
+def identity(layer, x, features, real):
+    return oracle.affine(x.double(), real, None, None)
+
+
+BATCH, INSTANCE = remembering(oracle.batch), remembering(oracle.instance)
+PAIRS, CHANNELS = own(oracle.group(2)), own(oracle.channels)
+ROOT = own(oracle.channels, centres=False)
+LAST, LAST_ROOT = own(oracle.trailing(1)), own(oracle.trailing(1), centres=False)
+LAST_TWO, LAST_TWO_ROOT = own(oracle.trailing(2)), own(oracle.trailing(2), centres=False)
+NOT_AFFINE, PLAIN, NO_BIAS = {"affine": False}, {"elementwise_affine": False}, {"bias": False}
+TRACKED, NOT_TRACKED = {"track_running_stats": True}, {"track_running_stats": False}
+
+CASES = [
+    Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True),
+    Case(nw.BatchNorm1d, (6,), (5, 6), BATCH, mixes=True),
+    Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True, keywords=NO_BIAS),
+    Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True, keywords={"momentum": None}),
+    Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True, keywords=NOT_TRACKED),
+    Case(nw.BatchNorm2d, (6,), (4, 6, 2, 3), BATCH, mixes=True),
+    Case(nw.BatchNorm3d, (6,), (3, 6, 2, 2, 3), BATCH, mixes=True),
+    Case(nw.SyncBatchNorm, (6,), (4, 6, 5), BATCH, mixes=True),
+    Case(nw.SyncBatchNorm, (6,), (4, 6, 2, 3), BATCH, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE),
+    Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE, keywords={"affine": True}),
+    Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE, keywords={"affine": True, **NO_BIAS}),
+    Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE, keywords=TRACKED),
+    Case(nw.InstanceNorm2d, (6,), (4, 6, 2, 3), INSTANCE, keywords={"affine": True, **TRACKED}),
+    Case(nw.InstanceNorm3d, (6,), (3, 6, 2, 2, 3), INSTANCE),
+    Case(nw.GroupNorm, (3, 6), (4, 6, 5), PAIRS),
+    Case(nw.GroupNorm, (2, 6), (4, 6), own(oracle.group(3))),
+    Case(nw.GroupNorm, (3, 6), (4, 6, 2, 3), PAIRS, keywords=NOT_AFFINE),
+    Case(nw.GroupNorm, (3, 6), (4, 6, 5), PAIRS, keywords=NO_BIAS),
+    Case(nw.GroupNorm1d, (3, 6), (4, 6, 5), PAIRS),
+    Case(nw.GroupNorm2d, (3, 6), (4, 6, 2, 3), PAIRS),
+    Case(nw.GroupNorm3d, (3, 6), (3, 6, 2, 2, 3), PAIRS),
+    Case(nw.LayerNorm, (6,), (4, 5, 6), LAST, last=1),
+    Case(nw.LayerNorm, (6,), (4, 6), LAST, last=1),
+    Case(nw.LayerNorm, ((2, 6),), (4, 3, 2, 6), LAST_TWO, last=2),
+    Case(nw.LayerNorm, (6,), (4, 5, 6), LAST, last=1, keywords=NO_BIAS),
+    Case(nw.LayerNorm, (6,), (4, 5, 6), LAST, last=1, keywords=PLAIN),
+    Case(nw.LayerNorm1d, (6,), (4, 6, 5), CHANNELS),
+    Case(nw.LayerNorm1d, (6,), (4, 6), CHANNELS),
+    Case(nw.LayerNorm2d, (6,), (4, 6, 2, 3), CHANNELS),
+    Case(nw.LayerNorm3d, (6,), (3, 6, 2, 2, 3), CHANNELS),
+    Case(nw.RMSNorm, (6,), (4, 5, 6), LAST_ROOT, last=1),
+    Case(nw.RMSNorm, ((2, 6),), (4, 3, 2, 6), LAST_TWO_ROOT, last=2, keywords={"eps": 1e-3}),
+    Case(nw.RMSNorm1d, (6,), (4, 6, 5), ROOT),
+    Case(nw.RMSNorm1d, (6,), (4, 6, 5), ROOT, keywords=PLAIN),
+    Case(nw.RMSNorm2d, (6,), (4, 6, 2, 3), ROOT),
+    Case(nw.RMSNorm3d, (6,), (3, 6, 2, 2, 3), ROOT),
+    Case(nw.Norm, ("n c [...]",), (4, 6, 5), INSTANCE, keywords={"c": 6}),
+    Case(nw.Norm, ("n (g [c]) [t]",), (4, 6, 5), PAIRS, keywords={"g": 3, "c": 2}),
+    Case(nw.Norm, ("n [c] ...",), (4, 6, 2, 3), ROOT, keywords={"c": 6, "centres": False}),
+    Case(nw.Norm, ("... [c]",), (4, 5, 6), LAST, last=1, keywords={"c": 6}),
+    Case(nw.Norm, ("[n] c [t]",), (4, 6, 5), BATCH, mixes=True,
+         keywords={"c": 6, "running": nw.Running()}),
+    Case(nw.DynamicTanh, (6,), (4, 6, 5), dynamic_tanh),
+    Case(nw.DynamicTanh, (6,), (4, 6, 2, 3), dynamic_tanh, keywords={"alpha": 1.5}),
+    Case(nw.Identity, (6,), (4, 6, 5), identity),
+    Case(nw.Identity, (6,), (4, 5, 6), identity, last=1, keywords={"trailing": True}),
+]  # fmt: skip
+
+PADDED = [case for case in CASES if case.time is not None]
+TWINNED = [case for case in CASES if case.twin]
+LAZY = [case for case in CASES if case.lazy]
+FIRST_OF_EACH = list({case.name: case for case in reversed(CASES)}.values())
+
+each = pytest.mark.parametrize("case", CASES, ids=str)
+each_padded = pytest.mark.parametrize("case", PADDED, ids=str)
+each_twinned = pytest.mark.parametrize("case", TWINNED, ids=str)
+each_lazy = pytest.mark.parametrize("case", LAZY, ids=str)
+each_class = pytest.mark.parametrize("case", FIRST_OF_EACH, ids=str)
+in_training_and_evaluation = pytest.mark.parametrize("training", [True, False])
+with_and_without_mask = pytest.mark.parametrize("masked", [False, True])
+
+
+def test_every_layer_has_a_case():
+    layers = {name for name in nw.layers.__all__ if inspect.isclass(getattr(nw, name))}
+    abstract = {"Normalization", "Lazy"}
+    lazies = {name for name in layers if name.startswith("Lazy")}
+    assert {case.name for case in CASES} == layers - abstract - lazies
+    assert {case.lazy.__name__ for case in LAZY} == lazies - abstract
+
+
+def gradients(layer, x, cotangent, mask=None):
+    """y, and the gradients of x and of every parameter by name."""
+    x = x.detach().clone().requires_grad_()
+    y = layer(x) if mask is None else layer(x, mask)
+    parameters = dict(layer.named_parameters())
+    found = torch.autograd.grad(y, [x, *parameters.values()], cotangent)
+    names = [name.removeprefix("_orig_mod.") for name in parameters]  # torch.compile's prefix
+    return y.detach(), dict(zip(["x", *names], found, strict=True))
+
+
+def assert_same_state(one, other):
+    ones, others = one.state_dict(), other.state_dict()
+    assert list(ones) == list(others)
+    for name, tensor in ones.items():
+        torch.testing.assert_close(tensor, others[name], rtol=0, atol=0)
+
+
+def clone_state(layer):
+    return {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+
+
+# -- numbers -----------------------------------------------------------------
+
+
+@each
+@in_training_and_evaluation
+@with_and_without_mask
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_the_formula_in_every_dtype(case, training, masked, dtype):
+    layer, x = case.make(dtype).train(training), case.x(dtype)
+    mask = case.mask() if masked else None
+    truth = case.truth(layer, x, mask)
+    y = layer(x, mask)
+    assert y.dtype == dtype
+    assert_close(y, truth)
+
+
+@each
+@with_and_without_mask
+def test_an_offset_costs_no_digits(case, masked):
+    offset = 3.0 if case.formula is dynamic_tanh else 1e6  # a tanh far from 0 is 1
+    layer, x = case.make(), case.x() + offset
+    mask = case.mask() if masked else None
+    assert_close(layer(x, mask), case.truth(layer, x, mask))
+
+
+@each
+@in_training_and_evaluation
+@with_and_without_mask
+def test_first_derivatives(case, training, masked):
+    layer, mask = case.make(torch.float64).train(training), case.mask() if masked else None
+    names = list(dict(layer.named_parameters()))
+
+    def y(x, *parameters):
+        return torch.func.functional_call(
+            layer, dict(zip(names, parameters, strict=True)), (x, mask)
+        )
+
+    x = case.x(torch.float64).requires_grad_()
+    # The formula behind it is checked entry by entry where it is defined; here along random lines.
+    assert torch.autograd.gradcheck(y, (x, *layer.parameters()), fast_mode=True)
+
+
+def moved(x):
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def transposed(x):
+    return x.mT.contiguous().mT
+
+
+def every_second(x):
+    return torch.stack([x, torch.full_like(x, torch.nan)], dim=-1).flatten(-2)[..., ::2]
+
+
+def expanded(x):
+    return x[:1].expand(x.shape)
+
+
+@each
+@in_training_and_evaluation
+@pytest.mark.parametrize("layout", [moved, transposed, every_second, expanded])
+def test_every_memory_layout(case, training, layout):
+    x = layout(case.x(torch.float64))
+    cotangent = case.x(torch.float64, seed=3)
+    y, found = gradients(case.make(torch.float64).train(training), x, cotangent)
+    wanted_y, wanted = gradients(
+        case.make(torch.float64).train(training), x.contiguous(), cotangent
+    )
+    assert_close(y, wanted_y)
+    for name, gradient in wanted.items():
+        assert_close(found[name], gradient, backward=True)
+
+
+@each
+@in_training_and_evaluation
+def test_an_empty_batch_gives_an_empty_result_and_changes_nothing(case, training):
+    layer = case.make().train(training)
+    before = clone_state(layer)
+    x = torch.empty(0, *case.shape[1:])
+    assert layer(x).shape == layer(x, case.mask()[:0]).shape == x.shape
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@each
+def test_the_input_is_left_as_it_was(case):
+    layer, x, mask = case.make(), case.x(), case.mask()
+    layer(x, mask)
+    assert torch.equal(x, case.x())
+    assert torch.equal(mask, case.mask())
+
+
+# -- masks -------------------------------------------------------------------
+
+
+@each
+@in_training_and_evaluation
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf, 1e38])
+def test_masked_positions_get_0_and_send_nothing(case, training, junk):
+    mask = case.mask()
+    real = case.real(mask)
+    cotangent = case.x(seed=3)
+    dirty = torch.where(real, case.x(), junk)
+    clean = torch.where(real, case.x(), 0.0)
+    one, other = (case.make().train(training) for _ in range(2))
+    y, found = gradients(one, dirty, cotangent, mask)
+    wanted_y, wanted = gradients(other, clean, torch.where(real, cotangent, 7.0), mask)
+    assert not y[~real.expand_as(y)].any()
+    assert not found["x"][~real.expand_as(y)].any()
+    assert torch.equal(y, wanted_y)
+    for name, gradient in wanted.items():
+        assert torch.equal(found[name], gradient), name
+    assert_same_state(one, other)
+
+
+@pytest.mark.parametrize(
+    ("case", "training"), [(c, t) for c in PADDED for t in (True, False) if c.is_by_sample(t)]
+)
+def test_padded_equals_alone(case, training):
+    layer = case.make(torch.float64).train(training)
+    x, cotangent = case.x(torch.float64), case.x(torch.float64, seed=3)
+    size = case.shape[case.time]
+    lengths = [size - i % (size - 1) for i in range(len(x))]  # at least 2, so that no variance is 0
+    mask = torch.stack([torch.arange(size) < length for length in lengths])
+    mask = mask.reshape(len(x), *[1] * (case.mask().dim() - 2), size)
+
+    y, together = gradients(copy.deepcopy(layer), x, cotangent, mask)
+    summed = {name: 0.0 for name, _ in layer.named_parameters()}
+    for i, length in enumerate(lengths):
+
+        def alone(tensor, i=i, length=length):
+            return tensor[i : i + 1].narrow(case.time, 0, length)
+
+        y_alone, found = gradients(copy.deepcopy(layer), alone(x), alone(cotangent))
+        assert_close(alone(y), y_alone)
+        assert_close(alone(together["x"]), found.pop("x"), backward=True)
+        summed = {name: summed[name] + gradient for name, gradient in found.items()}
+    for name, gradient in summed.items():
+        assert_close(together[name], gradient, backward=True)
+
+
+@each
+@in_training_and_evaluation
+def test_where_nothing_is_real_all_is_0_and_nothing_changes(case, training):
+    layer = case.make().train(training)
+    before = clone_state(layer)
+    y = layer(torch.full(case.shape, torch.nan), torch.zeros_like(case.mask()))
+    assert not y.any()
+    for name, tensor in layer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@each
+def test_a_full_mask_is_no_mask(case):
+    masked, plain = case.make(torch.float64), case.make(torch.float64)
+    x = case.x(torch.float64)
+    assert_close(masked(x, torch.ones_like(case.mask())), plain(x))
+    for name, buffer in masked.named_buffers():
+        torch.testing.assert_close(buffer, plain.get_buffer(name), rtol=1e-12, atol=0)
+
+
+@each_padded
+def test_a_mask_of_one_sample_counts_for_all(case):
+    x, mask = case.x(torch.float64), case.mask()
+    layer = case.make(torch.float64).eval()
+    assert torch.equal(layer(x, mask[1:2]), layer(x, mask[1:2].expand_as(mask)))
+    assert torch.equal(layer(x, mask[1]), layer(x, mask[1:2].expand_as(mask)))
+
+
+# -- torch's class of the same name ------------------------------------------
+
+
+@each_twinned
+def test_it_agrees_with_torch_over_several_steps(case):
+    ours = case.make(torch.float64)
+    torchs = unsettled(case.twin(*case.arguments, dtype=torch.float64, **case.keywords))
+    cotangent = case.x(torch.float64, seed=9)
+    for seed, training in enumerate([True, True, False, True, False]):
+        x = case.x(torch.float64, seed)
+        y, found = gradients(ours.train(training), x, cotangent)
+        wanted_y, wanted = gradients(torchs.train(training), x, cotangent)
+        assert_close(y, wanted_y)
+        for name, gradient in wanted.items():
+            assert_close(found[name], gradient, backward=True)
+        for name, buffer in torchs.named_buffers():
+            torch.testing.assert_close(ours.get_buffer(name), buffer, rtol=1e-12, atol=0)
+
+
+@each_twinned
+def test_state_dicts_go_both_ways(case):
+    ours = case.make()
+    torchs = case.twin(*case.arguments, **case.keywords)
+    torchs.load_state_dict(ours.state_dict())
+    assert_same_state(ours, torchs)
+    back = case.layer(*case.arguments, **case.keywords)
+    back.load_state_dict(torchs.state_dict())
+    assert_same_state(ours, back)
+
+
+@each_twinned
+def test_it_is_torchs_class_and_reads_like_it(case):
+    layer, torchs = case.make(), case.twin(*case.arguments, **case.keywords)
+    assert isinstance(layer, case.twin)
+    assert repr(layer) == repr(torchs)
+    for name, value in vars(torchs).items():
+        if not name.startswith("_"):
+            assert getattr(layer, name) == value, name
+
+
+@each_twinned
+def test_it_takes_the_arguments_that_torchs_class_takes(case):
+    ours, torchs = (inspect.signature(c).parameters.values() for c in (case.layer, case.twin))
+    ours, torchs = list(ours), list(torchs)
+    assert all(more.kind is more.KEYWORD_ONLY for more in ours[len(torchs) :])
+    for mine, theirs in zip(ours, torchs, strict=False):
+        assert mine.name == theirs.name
+        assert mine.kind == theirs.kind
+        if theirs.default is not theirs.empty:
+            assert mine.default == theirs.default
+
+
+# -- copies ------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_is_the_same_and_its_own(case, copied):
+    layer, x = case.make(), case.x()
+    layer(x)
+    twin = copied(layer)
+    assert type(twin) is type(layer)
+    assert_same_state(twin, layer)
+    assert torch.equal(twin(x), layer(x))
+    assert_same_state(twin, layer)
+    tensors = {t.data_ptr() for t in layer.state_dict().values()}
+    assert tensors.isdisjoint(t.data_ptr() for t in twin.state_dict().values())
+
+
+@each_class
+def test_it_is_moved_to_another_dtype(case):
+    layer = case.make().double()
+    assert layer(case.x(torch.float64)).dtype == torch.float64
+
+
+@each
+def test_repr_names_the_layer_and_its_size(case):
+    text = repr(case.make())
+    assert text.startswith(f"{case.name}(")
+    assert str(case.arguments[-1]) in text
+
+
+# -- lazy --------------------------------------------------------------------
+
+LAZY_WAYS = {
+    "without the size": lambda case, **kw: case.make_unsized(case.layer, **kw),
+    "lazy class": lambda case, **kw: case.make_unsized(case.lazy, **kw),
+    "lazy class with the size": lambda case, **kw: case.lazy(
+        *case.arguments, **case.keywords, **kw
+    ),
+}
+in_every_lazy_way = pytest.mark.parametrize("way", LAZY_WAYS.values(), ids=LAZY_WAYS)
+unsized = pytest.mark.parametrize("way", list(LAZY_WAYS.values())[:2], ids=list(LAZY_WAYS)[:2])
+COPIES = {
+    "itself": lambda layer: layer,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+}
+
+
+@each_lazy
+@in_every_lazy_way
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_lazy_is_sized_after_the_first_input(case, way, copied):
+    lazy = copied(way(case))
+    sized = case.layer(*case.arguments, **case.keywords)
+    for seed in range(2):
+        x = case.x(seed=seed)
+        assert torch.equal(lazy(x), sized(x))
+        assert type(lazy) is case.layer
+        assert_same_state(lazy, sized)
+        assert repr(lazy) == repr(sized)
+        assert not lazy._forward_pre_hooks
+
+
+@each_lazy
+@unsized
+def test_lazy_takes_its_size_from_a_state_dict(case, way):
+    lazy, sized = way(case), case.make()
+    lazy.load_state_dict(sized.state_dict())
+    assert_same_state(lazy, sized)
+    assert torch.equal(lazy.eval()(case.x()), sized.eval()(case.x()))
+    assert_same_state(lazy, sized)
+
+
+@each_lazy
+@unsized
+def test_lazy_keeps_the_dtype_it_was_moved_to(case, way):
+    made, moved_later = way(case, dtype=torch.float64), way(case).double()
+    for lazy in (made.eval(), moved_later.eval()):
+        lazy(case.x(torch.float64))
+        assert_same_state(lazy, case.layer(*case.arguments, **case.keywords, dtype=torch.float64))
+
+
+@each_lazy
+@unsized
+def test_lazy_stays_lazy_if_its_first_input_is_refused(case, way):
+    lazy, x = way(case), case.x()
+    for wrong in (x.long(), torch.tensor(1.0)):
+        with pytest.raises(nw.NormError):
+            lazy(wrong)
+        assert type(lazy) is case.lazy
+        assert repr(lazy) == repr(way(case))
+    lazy.eval()(x)
+    assert_same_state(lazy, case.layer(*case.arguments, **case.keywords))
+
+
+@each_lazy
+@unsized
+def test_lazy_starts_with_a_mask(case, way):
+    lazy, sized = way(case), case.layer(*case.arguments, **case.keywords)
+    assert torch.equal(lazy(case.x(), mask=case.mask()), sized(case.x(), case.mask()))
+
+
+# -- torch.compile -----------------------------------------------------------
+
+
+def assert_compiled_agrees(case, backend):
+    for training in (True, False):
+        eager, traced = case.make().train(training), case.make().train(training)
+        compiled = torch.compile(traced, fullgraph=True, backend=backend)
+        x, mask, cotangent = case.x(), case.mask(), case.x(seed=3)
+        for arguments in ((x,), (x, mask)):
+            y, found = gradients(compiled, *arguments[:1], cotangent, *arguments[1:])
+            wanted_y, wanted = gradients(eager, *arguments[:1], cotangent, *arguments[1:])
+            assert_close(y, wanted_y.double())
+            for name, gradient in wanted.items():
+                assert_close(found[name], gradient, backward=True)
+        for name, buffer in eager.named_buffers():
+            torch.testing.assert_close(traced.get_buffer(name), buffer)
+
+
+def slow_for_images(cases):
+    """A compilation takes a second, and images take the way of signals."""
+    marks = {True: [pytest.mark.slow], False: []}
+    return [pytest.param(case, marks=marks[len(case.shape) > 3], id=str(case)) for case in cases]
+
+
+@pytest.mark.parametrize("case", slow_for_images(FIRST_OF_EACH))
+def test_it_compiles_into_one_graph(case):
+    torch._dynamo.reset()
+    assert_compiled_agrees(case, "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inductor's own imports
+@pytest.mark.parametrize("case", FIRST_OF_EACH[-2:], ids=str)
+def test_it_compiles_with_inductor(case):
+    torch._dynamo.reset()
+    assert_compiled_agrees(case, "inductor")
