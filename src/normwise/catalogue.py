@@ -122,15 +122,26 @@ class Candidate:
             dims = ", ".join(map(str, self.entry.layers))
             raise NormError(f"{self.text!r} has no layer for dim={dim}; it has {dims}")
         keywords = {**(self.entry.defaults or {}), **self.arguments}
-        known = list(inspect.signature(build).parameters)
+        known = self._known(build)
         for keyword in keywords:
             if keyword not in known:
                 raise NormError(
                     f"candidate {self.text!r}: {self.entry.name} has no argument {keyword!r}; "
-                    f"it has {', '.join(known)}"
+                    f"it has {', '.join(known) or 'none'}"
                 )
         leading = [keywords.pop(self.entry.argument)] if self.entry.argument else []
         return build(*leading, num_features, **keywords)
+
+    def _known(self, build: Callable[..., torch.nn.Module]) -> list[str]:
+        """What a candidate may say: all but the size and the place, which the model decides."""
+        size = 1 if self.entry.argument else 0
+        return [
+            parameter.name
+            for i, parameter in enumerate(inspect.signature(build).parameters.values())
+            if i != size
+            and parameter.name not in ("device", "dtype", "trailing")
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
 
 
 def parse_candidate(text: str) -> Candidate:
@@ -153,12 +164,16 @@ def parse_candidate(text: str) -> Candidate:
         key, equals, value = part.rpartition("=")
         if not equals:
             if entry.argument is None or arguments:
+                start = f"{entry.usage}," if entry.argument else f"{name}:"
                 raise NormError(
-                    f"candidate {text!r}: {part!r} needs a name before it, as in "
-                    f"{name}:eps=1e-3; {name} takes no bare value"
+                    f"candidate {text!r}: {part!r} needs a name before it, as in {start}eps=1e-3; "
+                    f"{name} takes {'one' if entry.argument else 'no'} bare value"
                 )
             key = entry.argument
-        arguments[key.strip()] = _value(value.strip())
+        key = key.strip()
+        if key in arguments:
+            raise NormError(f"candidate {text!r} gives {key} twice")
+        arguments[key] = _value(value.strip())
     if entry.argument and entry.argument not in arguments:
         raise NormError(f"candidate {text!r} needs {entry.argument}: write {entry.usage}")
     return Candidate(text.strip(), entry, arguments)
