@@ -86,7 +86,7 @@ class Running:
         mean, var = moments.mean.detach(), moments.var.detach()
         if remembered.mean is not None:
             var = unbiased(moments).detach()
-        seen = (torch.as_tensor(moments.elements, device=var.device) > 0).expand_as(var)
+        seen = _count(moments) > 0
         taken = [
             (old, _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype))
             for old, new in ((remembered.mean, mean), (remembered.var, var))
@@ -145,10 +145,14 @@ class Running:
 
 def unbiased(moments: Moments) -> Tensor:
     """The variance with n - 1 in place of n: var * n / (n - 1)."""
-    var = moments.var
+    count = _count(moments)
+    return moments.var * (count / (count - 1).clamp(min=1))
+
+
+def _count(moments: Moments) -> Tensor:
     # In var's dtype: a quotient of whole numbers is float32, too coarse for float64 buffers.
-    count = torch.as_tensor(moments.elements, device=var.device, dtype=var.dtype)
-    return var * (count / (count - 1).clamp(min=1))
+    # Multiplied, not made a tensor: that would compile anew for each count.
+    return torch.ones_like(moments.var) * moments.elements
 
 
 def recall(remembered: Remembered, fitted: Fitted) -> Moments:

@@ -53,6 +53,17 @@ class Case:
         return None if several else getattr(nw, f"Lazy{self.name}", None)
 
     @property
+    def unsized(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments without the number of features: the last one, or c."""
+        if "c" in self.keywords:
+            return self.arguments, {k: v for k, v in self.keywords.items() if k != "c"}
+        return self.arguments[:-1], self.keywords
+
+    def make_unsized(self, layer: Callable[..., torch.nn.Module], **more: Any) -> torch.nn.Module:
+        arguments, keywords = self.unsized
+        return layer(*arguments, **keywords, **more)
+
+    @property
     def features(self) -> tuple[int, ...]:
         return tuple(range(len(self.shape)))[-self.last :] if self.last else (1,)
 
@@ -164,6 +175,8 @@ CASES = [
     Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True, keywords=NOT_TRACKED),
     Case(nw.BatchNorm2d, (6,), (4, 6, 2, 3), BATCH, mixes=True),
     Case(nw.BatchNorm3d, (6,), (3, 6, 2, 2, 3), BATCH, mixes=True),
+    Case(nw.SyncBatchNorm, (6,), (4, 6, 5), BATCH, mixes=True),
+    Case(nw.SyncBatchNorm, (6,), (4, 6, 2, 3), BATCH, mixes=True, keywords=NOT_AFFINE),
     Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE),
     Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE, keywords={"affine": True}),
     Case(nw.InstanceNorm1d, (6,), (4, 6, 5), INSTANCE, keywords={"affine": True, **NO_BIAS}),
@@ -192,6 +205,12 @@ CASES = [
     Case(nw.RMSNorm1d, (6,), (4, 6, 5), ROOT, keywords=PLAIN),
     Case(nw.RMSNorm2d, (6,), (4, 6, 2, 3), ROOT),
     Case(nw.RMSNorm3d, (6,), (3, 6, 2, 2, 3), ROOT),
+    Case(nw.Norm, ("n c [...]",), (4, 6, 5), INSTANCE, keywords={"c": 6}),
+    Case(nw.Norm, ("n (g [c]) [t]",), (4, 6, 5), PAIRS, keywords={"g": 3, "c": 2}),
+    Case(nw.Norm, ("n [c] ...",), (4, 6, 2, 3), ROOT, keywords={"c": 6, "centres": False}),
+    Case(nw.Norm, ("... [c]",), (4, 5, 6), LAST, last=1, keywords={"c": 6}),
+    Case(nw.Norm, ("[n] c [t]",), (4, 6, 5), BATCH, mixes=True,
+         keywords={"c": 6, "running": nw.Running()}),
     Case(nw.DynamicTanh, (6,), (4, 6, 5), dynamic_tanh),
     Case(nw.DynamicTanh, (6,), (4, 6, 2, 3), dynamic_tanh, keywords={"alpha": 1.5}),
     Case(nw.Identity, (6,), (4, 6, 5), identity),
@@ -454,10 +473,10 @@ def test_it_is_torchs_class_and_reads_like_it(case):
 
 @each_twinned
 def test_it_takes_the_arguments_that_torchs_class_takes(case):
-    ours, torchs = (inspect.signature(c).parameters for c in (case.layer, case.twin))
-    more = [parameter for name, parameter in ours.items() if name not in torchs]
-    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in more)
-    for mine, theirs in zip(ours.values(), torchs.values(), strict=False):
+    ours, torchs = (inspect.signature(c).parameters.values() for c in (case.layer, case.twin))
+    ours, torchs = list(ours), list(torchs)
+    assert all(more.kind is more.KEYWORD_ONLY for more in ours[len(torchs) :])
+    for mine, theirs in zip(ours, torchs, strict=False):
         assert mine.name == theirs.name
         assert mine.kind == theirs.kind
         if theirs.default is not theirs.empty:
@@ -497,8 +516,8 @@ def test_repr_names_the_layer_and_its_size(case):
 # -- lazy --------------------------------------------------------------------
 
 LAZY_WAYS = {
-    "without the size": lambda case, **kw: case.layer(*case.arguments[:-1], **case.keywords, **kw),
-    "lazy class": lambda case, **kw: case.lazy(*case.arguments[:-1], **case.keywords, **kw),
+    "without the size": lambda case, **kw: case.make_unsized(case.layer, **kw),
+    "lazy class": lambda case, **kw: case.make_unsized(case.lazy, **kw),
     "lazy class with the size": lambda case, **kw: case.lazy(
         *case.arguments, **case.keywords, **kw
     ),

@@ -93,7 +93,7 @@ def _dim(module: torch.nn.Module) -> int | None:
     for base in type(module).__mro__:
         if base.__name__[-2:] in ("1d", "2d", "3d"):
             return int(base.__name__[-2])
-    return None
+    return getattr(module, "_normwise_dim", None)  # what a swap knew
 
 
 def convolution_dims(model: torch.nn.Module) -> set[int]:

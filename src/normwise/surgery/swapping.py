@@ -10,7 +10,7 @@ import torch
 
 from normwise.catalogue import Candidate, parse_candidate
 from normwise.errors import NormError
-from normwise.layers import Normalization
+from normwise.layers import Identity, Normalization
 from normwise.surgery.sites import Site, convolution_dims, find, kinds
 
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
@@ -79,6 +79,7 @@ def swap(
     else:
         # Whatever refers to an old layer, however often, refers to its successor in the copy.
         model = copy.deepcopy(model, {id(old): new for old, new in replacements})
+    _unfuse(model)
     model._normwise_receipt = done  # type: ignore[assignment]
     return model
 
@@ -115,6 +116,7 @@ def _prepare(
         carried, left = _carry(site, new)
         replacements.append((site.module, new))
         changes.append(Change(site.paths, _short(site.module), _short(new), carried, left))
+    _tie(changes, replacements)
     if not changes:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
         raise NormError(
@@ -149,9 +151,12 @@ def _make(candidate: Candidate, site: Site, model: torch.nn.Module) -> torch.nn.
         new = candidate.make(site.num_features, dim)
     except NormError as error:
         raise NormError(f"{site.name} ({_short(site.module)}): {error}") from error
-    like = next(site.module.parameters(), next(site.module.buffers(), None))
+    # A norm without tensors of its own is where the model is.
+    tensors = [*site.module.parameters(), *site.module.buffers(), *model.parameters()]
+    like = next((tensor for tensor in tensors if tensor.dtype.is_floating_point), None)
     if like is not None:
-        new.to(device=like.device, dtype=like.dtype if like.is_floating_point() else None)
+        new.to(device=like.device, dtype=like.dtype)
+    new._normwise_dim = dim  # type: ignore[assignment]  # for the next swap: Identity has no rank
     return new.train(site.module.training)
 
 
@@ -173,6 +178,30 @@ def _carry(site: Site, new: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str
         elif name != "num_batches_tracked":
             left.append(name)
     return tuple(carried), tuple(left)
+
+
+def _tie(
+    changes: list[Change], replacements: list[tuple[torch.nn.Module, torch.nn.Module]]
+) -> None:
+    """Parameters that old layers shared, new ones share."""
+    successors: dict[Any, Any] = {}
+    for change, (old, new) in zip(changes, replacements, strict=True):
+        for name in set(change.carried) & set(old._parameters) & set(new._parameters):
+            setattr(new, name, successors.setdefault(getattr(old, name), getattr(new, name)))
+
+
+def _unfuse(model: torch.nn.Module) -> None:
+    """Keep torch's transformers from their fused path.
+
+    In evaluation it reads norm1.weight and norm1.bias, and never calls norm1.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoderLayer):
+            ours = (Normalization, Identity)
+            if isinstance(module.norm1, ours) or isinstance(module.norm2, ours):
+                module.activation_relu_or_gelu = 0
+        elif isinstance(module, torch.nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def _tensors(module: torch.nn.Module) -> Mapping[str, Any]:
