@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normwise.compare.batches import Batches
-from normwise.errors import NormError
+from normwise.compare.randomness import own_randomness
+from normwise.errors import NormError, TaskError, one_line
 from normwise.surgery import find
 
 Report = Callable[[int, float], None]
@@ -28,6 +30,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mae": F.l1_loss,
 }
 
+_LIBRARIES = ("torch.", "normwise.layers")  # their versions are in the report
 TASK_MODULE = "normwise_task_"  # what the name of an imported task file begins with
 
 # Without gradients a batch needs a fraction of training's memory, and larger ones are faster.
@@ -36,17 +39,32 @@ VALIDATION_FACTOR = 4
 
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
     """The share of samples whose largest output is at the target's index."""
+    if outputs.dim() < 2 or outputs[:, 0].shape != targets.shape:
+        raise TaskError(
+            "accuracy takes outputs (N, classes, …) and targets (N, …); "
+            f"received {tuple(outputs.shape)} and {tuple(targets.shape)}"
+        )
     return (outputs.argmax(dim=1) == targets).double().mean().item()
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> float:
     """The mean of (output - target)², in the target's unit squared."""
+    _check_same_shape("mse", outputs, targets)
     return (outputs - targets).double().square().mean().item()
 
 
 def mean_absolute_error(outputs: Tensor, targets: Tensor) -> float:
     """The mean of |output - target|, in the target's unit."""
+    _check_same_shape("mae", outputs, targets)
     return (outputs - targets).double().abs().mean().item()
+
+
+def _check_same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:
+    if outputs.shape != targets.shape:
+        raise TaskError(
+            f"{name} takes outputs and targets of the same shape; "
+            f"received {tuple(outputs.shape)} and {tuple(targets.shape)}"
+        )
 
 
 METRICS: dict[str, tuple[Callable[[Tensor, Tensor], float], bool]] = {
@@ -136,7 +154,7 @@ class Task:
         if run is not None:
             if train is not None or valid is not None:
                 raise NormError("give either run=, your own loop, or train= and valid=; not both")
-            self.metric_name, found = "score", (lambda outputs, targets: float("nan"), True)
+            self.metric_name, found = "score", lambda outputs, targets: float("nan")
             self.train = self.valid = None
         else:
             if train is None or valid is None:
@@ -157,6 +175,8 @@ class Task:
             raise NormError(
                 f"{', '.join(changed)} cannot be set: this task trains in its own loop, run="
             )
+        if "batch_size" in changed and self.train is not None and self.train.has_own_size:
+            raise NormError("batch_size cannot be set: this task's DataLoader decides on it")
         task = copy.copy(self)
         for key, value in changed.items():
             if value < 1:
@@ -169,8 +189,8 @@ class Task:
 
     def new_model(self, seed: int) -> torch.nn.Module:
         """The model with the initial weights of `seed`: the same for every candidate."""
-        torch.manual_seed(seed)
-        model = self.build()
+        with own_randomness(seed):
+            model = self.build()
         if isinstance(model, torch.nn.Module):
             return model
         raise NormError(
@@ -206,9 +226,10 @@ class Task:
         device = f"{self.device}, threads: {self.threads}"
         if self.run is not None:
             return {"run": _name_of(self.run), "device": device}
+        loader = self.train is not None and self.train.has_own_size
         return {
             "epochs": str(self.epochs),
-            "batch size": str(self.batch_size),
+            "batch size": "set by the DataLoader" if loader else str(self.batch_size),
             "loss": self.loss_name,
             "metric": self.metric_name,
             "optimizer": _name_of(self.optimizer) if self.optimizer else "Adam",
@@ -228,7 +249,9 @@ class Task:
                 weights.update(
                     tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
                 )
-        code = (type(model), self.build, self.run, self.loss, self.metric, self.optimizer)
+        own = [type(m) for m in model.modules() if not type(m).__module__.startswith(_LIBRARIES)]
+        functions = (self.build, self.run, self.loss, self.metric, self.optimizer)
+        code = (*dict.fromkeys(own), *functions)
         sources = "".join(_source_of(part) for part in code if part is not None)
         parts = {
             **self.settings(),
@@ -254,15 +277,14 @@ def load_task(path: Path) -> Task:
         raise NormError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
-    sys.path.insert(0, str(path.parent.resolve()))
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:  # it stays there: neighbours may be imported later, and by workers
+        sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        line = _line_in(path, error)
-        reason = f"{type(error).__name__}: {error}"
-        raise NormError(f"{path}{line} raised on import, {reason}") from error
-    finally:
-        sys.path.pop(0)
+    except (Exception, SystemExit) as error:
+        line = _line_in(module.__file__, error)
+        raise NormError(f"{path}{line} raised on import, {one_line(error)}") from error
     task = getattr(module, "task", None)
     if not isinstance(task, Task):
         found = "no `task`" if task is None else f"a `task` that is a {type(task).__name__}"
@@ -271,12 +293,14 @@ def load_task(path: Path) -> Task:
     return task
 
 
-def _line_in(path: Path, error: BaseException) -> str:
+def _line_in(file: str | None, error: BaseException) -> str:
     """Where in the user's own file an error came from: ', line 7,'."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return f", line {error.lineno},"
     numbers = []
     traceback = error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_code.co_filename == str(path):
+        if traceback.tb_frame.f_code.co_filename == file:
             numbers.append(traceback.tb_lineno)
         traceback = traceback.tb_next
     return f", line {numbers[-1]}," if numbers else ""
@@ -297,6 +321,8 @@ def _name_of(function: Any) -> str:
 
 
 def _source_of(part: Any) -> str:
+    if isinstance(part, partial):
+        return f"{_source_of(part.func)}{part.args}{part.keywords}"
     try:
         return inspect.getsource(part)
     except (OSError, TypeError):

@@ -2,24 +2,24 @@
 
 import inspect
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from normwise.compare.batches import Batch, Batches
+from normwise.compare.randomness import own_randomness
 from normwise.compare.task import Task
-from normwise.errors import NormError
+from normwise.errors import TaskError, one_line
 from normwise.layers import padding
 from normwise.surgery import swap
 
 AS_IS = "as-is"
+_OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_trial(
 
     start = time.perf_counter()
     score, reason, weights = None, None, None
-    with _own_randomness(seed), threads(task.threads):
+    with own_randomness(seed), threads(task.threads):
         try:
             model = candidate_model(task, candidate, seed)
             torch.manual_seed(seed)
@@ -80,11 +80,13 @@ def run_trial(
         except _DivergedError as error:
             reason = f"diverged: {error}"
         except (MemoryError, torch.OutOfMemoryError):
-            reason = "out of memory"
-        except NormError:
+            reason = _OUT_OF_MEMORY
+        except TaskError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            # torch has a class of its own for a GPU's memory, and none for the machine's.
+            exhausted = "can't allocate memory" in str(error)
+            reason = _OUT_OF_MEMORY if exhausted else one_line(error)
     seconds = time.perf_counter() - start
     return Outcome(candidate, seed, score, reason, curve, seconds, weights)
 
@@ -110,7 +112,7 @@ def evaluate(task: Task, model: torch.nn.Module, data: Batches) -> float:
     """The task's metric over all of `data`, in evaluation mode.
 
     Raises
-        NormError  if the metric is not a finite number although all outputs are.
+        TaskError  if the metric is not a finite number although all outputs are.
     """
     outputs, targets = [], []
     model.eval()
@@ -119,17 +121,18 @@ def evaluate(task: Task, model: torch.nn.Module, data: Batches) -> float:
             outputs.append(forward(model, batch.to(task.device)).cpu())
             targets.append(batch.y.cpu())
     if len({out.shape[1:] for out in outputs}) > 1:
-        raise NormError(
+        raise TaskError(
             "the model's outputs differ in size from batch to batch, so they cannot be scored "
             "together; pad them to one size in the model's forward"
         )
     every_output = torch.cat(outputs)
     if not every_output.isfinite().all():
         raise _DivergedError("the outputs were not finite")
-    score = float(task.metric(every_output, torch.cat(targets)))
-    if not math.isfinite(score):
-        raise NormError(
-            f"the metric {task.metric_name!r} returned {score} for finite outputs "
+    returned = task.metric(every_output, torch.cat(targets))
+    score = _number(returned)
+    if score is None or not math.isfinite(score):
+        raise TaskError(
+            f"the metric {task.metric_name!r} returned {returned!r} for finite outputs "
             f"{tuple(every_output.shape)}; it must return a number"
         )
     return score
@@ -172,16 +175,29 @@ def _own_loop(
     task: Task, model: torch.nn.Module, seed: int, add: Callable[[dict[str, float]], None]
 ) -> float:
     assert task.run is not None
-    score = task.run(model, seed, lambda step, value: add({"epoch": step, "score": float(value)}))
-    try:
-        score = float(score)
-    except (TypeError, ValueError):
-        raise NormError(
-            f"run(model, seed, report) must return the score as a number; it returned {score!r}"
-        ) from None
+
+    def report(step: int, value: float) -> None:
+        number = _number(value)
+        if number is not None and math.isfinite(number):  # a curve has no place for the others
+            add({"epoch": int(step), "score": number})
+
+    returned = task.run(model, seed, report)
+    score = _number(returned)
+    if score is None:
+        raise TaskError(
+            f"run(model, seed, report) must return the score as a number; it returned {returned!r}"
+        )
     if not math.isfinite(score):
         raise _DivergedError(f"the score was {score}")
     return score
+
+
+def _number(value: Any) -> float | None:
+    """A score as a number, whether it came as one or in a tensor; None where it is neither."""
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 @contextmanager
@@ -193,20 +209,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed every generator a training may draw from, and put the caller's back after."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with (
-        torch.random.fork_rng() if torch.cuda.is_available() else torch.random.fork_rng(devices=[])
-    ):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
