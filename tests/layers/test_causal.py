@@ -91,6 +91,18 @@ def test_padded_series_are_as_alone():
     torch.testing.assert_close(streamed, norm(x))  # `padding` speaks of whole series
 
 
+def test_nan_in_the_padding_of_a_chunk_reaches_neither_values_nor_gradients():
+    norm, x, mask = made(), torch.randn(2, 3, 6, dtype=torch.float64), nw.lengths_to_mask([6, 2])
+    clean, _ = norm.stream(x, mask=mask)
+    spoiled = x.masked_fill(~mask[:, None], torch.nan).requires_grad_()
+    y, state = norm.stream(spoiled, mask=mask)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, clean)
+    assert spoiled.grad.isfinite().all()
+    assert norm.weight.grad.isfinite().all()
+    assert all(part.isfinite().all() for part in state)
+
+
 def test_gradcheck():
     norm = made()
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -106,7 +106,8 @@ class CausalNorm1d(Channelwise):
             )
         fitted = self.scheme.pattern.fit(x.dim())
         if mask is not None:
-            mask = full_mask(x, mask, fitted.features, self._name())
+            mask = torch.as_tensor(full_mask(x, mask, fitted.features, self._name()))
+            x = torch.where(mask, x, 0.0)  # as forward does, against NaN
         return self._continued(x, mask, fitted, _start(x) if state is None else state)
 
     def _continued(
