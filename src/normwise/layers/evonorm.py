@@ -10,8 +10,9 @@ from normwise.axes import SCHEMES, Fitted
 from normwise.checks import check_groups
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
+from normwise.layers.remembering import Remembering
 from normwise.reference import Moments, measure, split, wide
-from normwise.running import Remembered, Running, recall, unbiased
+from normwise.running import Running, unbiased
 
 _PAPER_GROUPS = 32
 
@@ -98,11 +99,9 @@ class EvoNormS02d(_S0):
     dim = 2
 
 
-class _B0(_EvoNorm):
+class _B0(Remembering, _EvoNorm):
     scheme = SCHEMES["batch"]
     shown = ("eps", "momentum")
-    running_var: Tensor
-    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -115,7 +114,6 @@ class _B0(_EvoNorm):
         *,
         bias: bool = True,
     ) -> None:
-        policy = Running("cumulative") if momentum is None else Running(momentum=momentum)
         super().__init__(
             num_features,
             {**weight_and_bias(affine, bias), "slope": 1.0},
@@ -124,29 +122,27 @@ class _B0(_EvoNorm):
             device=device,
             dtype=dtype,
         )
-        self.momentum, self._policy = momentum, policy
+        self.momentum = momentum
+        self.track_running_stats = True
+        self.register_buffer("running_mean", None)
         counter = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_tracked", counter)
+        self._policy()  # refuses a momentum that can never be valid
+        self._widen()
 
-    def _remembered(self) -> Remembered:
-        return Remembered(None, self.running_var, self.num_batches_tracked)
-
-    def remembered(self) -> Remembered | None:
-        return None if self.training else self._remembered()
+    def _policy(self) -> Running:
+        return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)
 
     def remember(self, moments: Moments, fitted: Fitted) -> None:
-        if self.training:
-            kept = moments._replace(var=unbiased(moments))
-            self._policy.update(self._remembered(), kept, fitted)
+        super().remember(moments._replace(var=unbiased(moments)), fitted)
 
     def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
         """x over the larger of the batch's deviation and slope * x + the instance's."""
-        if self.training:
+        batch = self.given(x, mask, fitted)
+        if batch is None:
             batch = measure(wide(x), fitted.averaged, mask)
             self.check_elements(x, batch.elements)
             self.remember(batch, fitted)
-        else:
-            batch = recall(self._remembered(), fitted)
         own = measure(wide(x), SCHEMES["instance"].pattern.fit(x.dim()).averaged, mask)
         of_batch, of_own = ((wide(part.var) + self.eps).sqrt() for part in (batch, own))
         y = wide(x) / torch.maximum(of_batch, self.sloped(x) + of_own)
