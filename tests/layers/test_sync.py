@@ -1,17 +1,12 @@
 """Batch norm over processes: real ones, compared with one process that has the whole batch."""
 
-import time
-from datetime import timedelta
-
 import pytest
 import torch
 from torch import distributed as dist
-from torch import multiprocessing
 
 import normwise as nw
+from processes import together
 from tolerances import assert_close
-
-PATIENCE_S = 120  # for processes to start on a busy machine
 
 # what is normalized: samples of each process, an offset, whether there is a mask
 CASES = {
@@ -63,16 +58,8 @@ def part(rank, sizes, tensor):
     return tensor[:, start : start + sizes[rank]]
 
 
-def work(rank, processes, folder):
+def work(rank, processes):
     """What each process does: every case, its own part of it."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=processes,
-        timeout=timedelta(seconds=PATIENCE_S),
-    )
     results = {}
     for name, (sizes, offset, masked) in CASES.items():
         sizes = sizes[:processes]
@@ -82,23 +69,13 @@ def work(rank, processes, folder):
     x, _ = whole([2] * processes, 0.0)
     mine = nw.SyncBatchNorm(C, process_group=groups[0 if rank in (0, processes - 1) else 1])
     results["groups"] = trained(mine, part(rank, [2] * processes, x), None)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module", params=[2, 3])
 def results(request, tmp_path_factory):
     """What each of 2 or 3 processes found, by rank."""
-    folder = tmp_path_factory.mktemp("meeting")
-    running = multiprocessing.spawn(work, (request.param, folder), request.param, join=False)
-    deadline = time.monotonic() + PATIENCE_S
-    try:
-        while not running.join(timeout=1):
-            assert time.monotonic() < deadline, "the processes wait for each other"
-    finally:
-        for process in running.processes:
-            process.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    return together(work, request.param, tmp_path_factory.mktemp("meeting"))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -34,7 +34,9 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
 
     A process may have an empty batch; if none has a real position, nothing changes.
     Every process has to run forward, and backward if any does: they wait for each
-    other. The device is what the process group's backend takes: CPU with gloo.
+    other. The device is what the process group's backend takes: CPU with gloo. Yet
+    DistributedDataParallel on CPU refuses every torch.nn.SyncBatchNorm, this one
+    too; there, sum the gradients of the parameters by hand.
 
     Processes exchange count, mean and variance of each channel in float64 and
     merge them about the common mean, so an offset of any size costs no digits.
