@@ -8,7 +8,7 @@ costs   candidate → training step, inference, memory, parameters
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from normwise.errors import NormError
 FILE_NAME = "ledger.sqlite"
 _VERSION = 1
 _SCHEMA = f"""
-CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE trials (
+CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS trials (
     candidate TEXT NOT NULL, seed INTEGER NOT NULL, score REAL, reason TEXT,
     curve TEXT NOT NULL, seconds REAL NOT NULL,
     finished TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%S', 'now')),
     PRIMARY KEY (candidate, seed), CHECK ((score IS NULL) <> (reason IS NULL))
 );
-CREATE TABLE costs (
+CREATE TABLE IF NOT EXISTS costs (
     candidate TEXT PRIMARY KEY, train_s_per_step REAL, inference_us_per_sample REAL,
     peak_memory_mb REAL, parameters INTEGER
 );
@@ -54,23 +54,39 @@ class Cost:
 class Ledger:
     """Finished trials in ``<folder>/ledger.sqlite``; use as a context manager.
 
+    A new ledger is removed again, with its folder, if the block ends by an
+    exception before there is a trial in it.
+
     Raises
-        NormError  if the file is damaged or no ledger, or another version's.
+        NormError  if the file is damaged or no ledger, or another version's, or the
+                   folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
 
     def __enter__(self) -> "Ledger":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+        folder = self.path.parent
+        self._is_new = not self.path.exists()
+        self._new_folders = [each for each in (folder, *folder.parents) if not each.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NormError(f"{folder} cannot hold a ledger: {error.strerror}") from error
+        with self._explained():
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=30)
         try:
             with self._explained():
-                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                version, tables = self._connection.execute(
+                    "SELECT user_version, (SELECT count(*) FROM sqlite_master) "
+                    "FROM pragma_user_version"
+                ).fetchone()
+                if version == 0 and tables:
+                    raise sqlite3.DatabaseError("its tables are others")
                 if version == 0:
                     # Readers and a writer side by side, and a write survives kill -9.
                     self._connection.execute("PRAGMA journal_mode = WAL")
-                    self._connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
                 elif version != _VERSION:
                     raise NormError(
                         f"{self.path} was written by another version of normwise (ledger "
@@ -81,8 +97,14 @@ class Ledger:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        in_vain = kind is not None and self._is_new and not self.outcomes()
         self._connection.close()
+        if in_vain:
+            discard(self.path.parent)
+            with suppress(OSError):  # something else has been put there
+                for folder in self._new_folders:
+                    folder.rmdir()
 
     def claim(self, fingerprint: Mapping[str, str]) -> None:
         """Make the ledger this task's, or check that it is.
@@ -118,7 +140,7 @@ class Ledger:
         """A value that was written, or None."""
         with self._explained():
             row = self._connection.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+            return None if row is None else json.loads(row[0])
 
     def add(self, outcome: Outcome) -> None:
         """Keep a finished trial; one that is there already stays as it is."""
@@ -142,10 +164,10 @@ class Ledger:
             rows = self._connection.execute(
                 "SELECT candidate, seed, score, reason, curve, seconds FROM trials ORDER BY rowid"
             ).fetchall()
-        return [
-            Outcome(candidate, seed, score, reason, json.loads(curve), seconds)
-            for candidate, seed, score, reason, curve, seconds in rows
-        ]
+            return [
+                Outcome(candidate, seed, score, reason, json.loads(curve), seconds)
+                for candidate, seed, score, reason, curve, seconds in rows
+            ]
 
     def add_cost(self, candidate: str, cost: Cost) -> None:
         """Keep what a candidate was measured to cost."""
@@ -165,7 +187,7 @@ class Ledger:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
             raise NormError(
                 f"{self.path} is damaged or no ledger ({error}); move it away to keep it, or use "
                 "--fresh to start again"
