@@ -100,7 +100,7 @@ class Normalization(torch.nn.Module):
         self.check_input(x)
         unbatched = self._is_unbatched(x)
         if unbatched:
-            x, mask = x.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
+            x, mask = x.unsqueeze(0), mask.unsqueeze(0) if isinstance(mask, Tensor) else mask
         fitted = self.scheme.pattern.fit(x.dim())
         mask = full_mask(x, mask, fitted.features, self._name())
         if mask is not None:
@@ -137,7 +137,10 @@ class Normalization(torch.nn.Module):
                 raise NormError(
                     f"{self._name()} takes {self._layout()}, received {describe(x)}{self._hint(x)}"
                 )
-        expected, here = self.feature_shape, self.features_of(x)
+        try:
+            expected, here = self.feature_shape, self.features_of(x)
+        except NormError as error:
+            raise NormError(f"{self._name()}: {error}; received {describe(x)}") from error
         if expected and here != expected:
             wanted, found = (str(s[0]) if len(s) == 1 else str(s) for s in (expected, here))
             raise NormError(
