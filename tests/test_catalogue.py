@@ -35,7 +35,7 @@ READ = [
     ("none", nw.Identity, {"num_features": 8}),
 ]
 
-KNOWN = "momentum, affine, track_running_stats, bias"
+KNOWN = "momentum, affine, track_running_stats, bias, on_nonfinite"
 WRONG = [
     ("grup:8", "candidate 'grup:8' is not known; did you mean 'group:8'? Known are none, batch, "),
     ("batchnorm", "candidate 'batchnorm' is not known; did you mean 'batch'? Known are none, "),
