@@ -1,7 +1,17 @@
+import pytest
 from hypothesis import settings
+
+from normwise.compare import cost
 
 # A shared machine stalls now and then, so no example has a deadline. Examples are the same
 # in every run; `pytest --hypothesis-profile=explore` draws new ones, and more of them.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def brief_timing(monkeypatch):
+    """What candidates cost is timed too briefly to mean anything: the tests need not wait."""
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(cost, "ROUND_S", 0)
