@@ -2,6 +2,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from normwise.compare import cost
+
 # A shared machine stalls now and then, so no example has a deadline. Examples are the same
 # in every run; `pytest --hypothesis-profile=explore` draws new ones, and more of them.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
@@ -13,3 +15,10 @@ settings.load_profile("repeatable")
 def nothing_compiled():
     """torch.compile gives up on a function that was compiled too often: each test starts anew."""
     torch.compiler.reset()
+
+
+@pytest.fixture
+def brief_timing(monkeypatch):
+    """What candidates cost is timed too briefly to mean anything: the tests need not wait."""
+    monkeypatch.setattr(cost, "ROUNDS", 1)
+    monkeypatch.setattr(cost, "ROUND_S", 0)

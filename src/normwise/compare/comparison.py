@@ -17,12 +17,14 @@ from normwise.compare.cost import measure_costs
 from normwise.compare.engine import Trial, run_here, run_in_workers
 from normwise.compare.ledger import Cost, Ledger, discard
 from normwise.compare.progress import Progress
+from normwise.compare.randomness import own_randomness
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
 from normwise.surgery import find, plan
 
 SEEDS = 5
+FIRST_SEED = 0
 
 
 class Comparison:
@@ -73,16 +75,15 @@ class Comparison:
             raise NormError(f"{candidate!r} was not compared; these were: {', '.join(known)}")
         if self._task is None:
             raise NormError("to build a model, load the comparison with its task: load(run, task)")
-        seed = self.results["seeds"][0]
         path = _weights_path(self.folder, candidate)
         if path.is_file():
             weights = torch.load(path, map_location=self._task.device)
         else:
-            outcome = run_trial(self._task, candidate, seed, keep_weights=True)
+            outcome = run_trial(self._task, candidate, FIRST_SEED, keep_weights=True)
             if outcome.weights is None:
                 raise NormError(f"{candidate!r} has no trained model: {outcome.reason}")
             weights = outcome.weights
-        model = candidate_model(self._task, candidate, seed)
+        model = candidate_model(self._task, candidate, FIRST_SEED)
         model.load_state_dict(weights)
         return model.eval()
 
@@ -134,15 +135,18 @@ def compare(
     for option, number in (("seeds", seeds), ("workers", workers)):
         if not isinstance(number, int) or number < 1:
             raise NormError(f"{option} must be a whole number above 0, received {number!r}")
+    if isinstance(candidates, str):
+        raise NormError(f"candidates must be a list, as in [{candidates!r}]")
     folder = Path("runs") / (task.name or "task") if out is None else Path(out)
     names, changes = _checked_candidates(task, candidates)
+    fingerprint = task.fingerprint()
     if fresh:
         discard(folder)
     with Ledger(folder) as ledger:
-        ledger.claim(task.fingerprint())
+        ledger.claim(fingerprint)
         done = {(outcome.candidate, outcome.seed) for outcome in ledger.outcomes()}
         trials = [
-            Trial(name, seed, keep_weights=seed == 0)
+            Trial(name, seed, keep_weights=seed == FIRST_SEED)
             for seed in range(seeds)
             for name in names
             if (name, seed) not in done
@@ -213,10 +217,12 @@ def _usual_candidates(model: torch.nn.Module) -> list[str]:
 
 
 def _keep_weights(folder: Path, outcome: Outcome) -> None:
+    path = _weights_path(folder, outcome.candidate)
     if outcome.weights is not None:
-        path = _weights_path(folder, outcome.candidate)
         path.parent.mkdir(exist_ok=True)
         torch.save(outcome.weights, path)
+    elif outcome.seed == FIRST_SEED:
+        path.unlink(missing_ok=True)  # what an earlier run left there is not this trial's
 
 
 def _weights_path(folder: Path, candidate: str) -> Path:
@@ -225,14 +231,16 @@ def _weights_path(folder: Path, candidate: str) -> Path:
 
 
 def _keep_costs(task: Task, names: Sequence[str], ledger: Ledger) -> None:
-    """Time all candidates together where one has not been timed, of those that can run."""
-    ran = [
-        name
-        for name in names
-        if any(o.candidate == name and o.score is not None for o in ledger.outcomes())
-    ]
+    """Time all candidates together where one has not been timed, of those that can run.
+
+    They are timed with the weights of the first seed, whose trial must not have failed.
+    """
+    finished = {
+        o.candidate for o in ledger.outcomes() if o.seed == FIRST_SEED and o.score is not None
+    }
+    ran = [name for name in names if name in finished]
     if set(ran) - set(ledger.costs()):
-        with threads(task.threads):
+        with threads(task.threads), own_randomness(FIRST_SEED):
             costs = measure_costs(task, ran)
         for name, cost in costs.items():
             ledger.add_cost(name, cost)

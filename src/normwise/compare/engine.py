@@ -3,12 +3,14 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from normwise.compare.task import TASK_MODULE, Task
@@ -67,17 +69,20 @@ def run_in_workers(
         initargs=(packed,),
     )
     waiting = list(reversed(trials))
-    running: dict[Future[Outcome], Trial] = {}
+    running: dict[Future[bytes], Trial] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 trial = waiting.pop()
                 watch(trial, 0)
-                running[pool.submit(_work, trial)] = trial
+                with _interrupts_held():
+                    running[pool.submit(_work, trial)] = trial
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            # What was finished is handed on before an error ends the run.
+            for future in sorted(done, key=lambda future: future.exception() is not None):
+                outcome = pickle.loads(future.result())
                 del running[future]
-                yield future.result()
+                yield outcome
     except BrokenProcessPool as error:
         names = ", ".join(f"{trial.candidate} with seed {trial.seed}" for trial in running.values())
         raise NormError(
@@ -88,6 +93,19 @@ def run_in_workers(
         for process in list((pool._processes or {}).values()):
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; processes that begin inside never see one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _task: Task
@@ -110,5 +128,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(trial: Trial) -> Outcome:
-    return run_trial(_task, trial.candidate, trial.seed, keep_weights=trial.keep_weights)
+def _work(trial: Trial) -> bytes:
+    outcome = run_trial(_task, trial.candidate, trial.seed, keep_weights=trial.keep_weights)
+    return pickle.dumps(outcome)  # as it is, torch would share every tensor by an open file

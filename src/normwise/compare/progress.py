@@ -39,6 +39,7 @@ class Progress:
             if o.candidate in candidates and o.seed < seeds
         }
         self._before = len(self._outcomes)
+        # Another thread draws what these hold, so they are replaced and never changed.
         self._running: dict[Trial, int] = {}
         self._note = ""
         self._start = time.monotonic()
@@ -63,11 +64,11 @@ class Progress:
 
     def watch(self, trial: Trial, epochs: int) -> None:
         """A trial has begun, or has so many epochs behind it."""
-        self._running[trial] = epochs
+        self._running = {**self._running, trial: epochs}
 
     def add(self, outcome: Outcome) -> None:
         """A trial has ended."""
-        self._outcomes[outcome.candidate, outcome.seed] = outcome
+        self._outcomes = {**self._outcomes, (outcome.candidate, outcome.seed): outcome}
         self._running = {
             trial: epochs
             for trial, epochs in self._running.items()
