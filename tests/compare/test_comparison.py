@@ -389,7 +389,7 @@ def test_an_own_loop_is_compared(tmp_path, seeds):
 def test_the_usual_candidates_are_those_that_fit(tmp_path):
     result = compare(tiny.a_task(epochs=1), seeds=1, out=tmp_path)
     names = [row["name"] for row in result.results["candidates"]]
-    assert names == ["as-is", "none", "batch", "instance", "group:8", "layer", "rms", "tanh"]
+    assert names == ["as-is", "none", "batch", "instance", "group:8", "layer", "rms", "renorm"]
 
 
 def lazily():
