@@ -25,7 +25,7 @@ def build_table(results: Mapping[str, Any]) -> "Table":
     places = _places(rows)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("candidate", overflow="fold", max_width=20)
-    table.add_column(results["metric"]["name"], justify="right", max_width=17)
+    table.add_column(results["metric"]["name"], justify="right", overflow="fold", max_width=17)
     table.add_column(f"minus {results['baseline']}", justify="right")
     table.add_column("verdict")
     table.add_column("µs/item", justify="right")

@@ -1,0 +1,55 @@
+"""The command as a user runs it: in a process of its own, beside this checkout's sources."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+TINY = TESTS / "tiny.py"
+STOPPABLE = TESTS / "stoppable.py"
+
+
+def start(*words, cwd, **variables):
+    """`normwise` with these words, under way in a session of its own."""
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(
+        [sys.executable, "-m", "normwise.cli", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(*words, cwd, **variables):
+    """The exit code, what was printed, and what went to stderr."""
+    process = start(*words, cwd=cwd, **variables)
+    printed, complaints = process.communicate(timeout=120)
+    return process.returncode, printed, complaints
+
+
+def others(process):
+    """The processes of its session that are alive, the first of it left out."""
+    alive = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = status.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(session) == process.pid != int(status.parent.name) and state != "Z":
+            alive.append(int(status.parent.name))
+    return alive
+
+
+def until(condition, timeout_s=30):
+    """Wait for something to become true; whether it did."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,86 @@
+"""The table: 80 columns, whatever the names and numbers; the best first."""
+
+import pytest
+from test_report import a_candidate, a_failure, the_results
+
+from normwise.compare.table import render_table
+
+LONG = "batch:momentum=0.0125,eps=0.001,affine=False"
+
+
+def columns(text):
+    return max(map(len, text.splitlines()))
+
+
+def first_words(text):
+    return [line.split()[0] for line in text.splitlines()[1:]]
+
+
+def test_the_best_mean_comes_first():
+    text = render_table(the_results())
+    assert first_words(text) == ["batch", "rms", "group:8", "as-is", "none", "renorm"]
+    lower = the_results(metric={"name": "mse", "higher_is_better": False})
+    assert first_words(render_table(lower)) == [
+        "none",
+        "as-is",
+        "group:8",
+        "rms",
+        "batch",
+        "renorm",
+    ]
+
+
+def test_a_row_holds_score_difference_verdict_and_time():
+    lines = render_table(the_results()).splitlines()
+    assert lines[0].split() == ["candidate", "accuracy", "minus", "as-is", "verdict", "µs/item"]
+    assert lines[1].split() == [
+        *("batch", "0.924", "±0.010"),
+        *("+0.017", "to", "+0.023", "better", "52.0"),
+    ]
+    assert lines[2].split()[-3:] == ["+7", "seeds", "50.4"]
+    assert lines[6].split() == ["renorm", "–", "failed", "–"]
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        [
+            a_candidate("as-is", "baseline", 0.0),
+            a_candidate(LONG, "undecided", -0.01, more_seeds=100),
+        ],
+        [
+            a_candidate("as-is", "baseline", 0.0),
+            a_candidate(LONG, "undecided", 0.01, failed=[{"seed": 9, "reason": "x" * 200}] * 2),
+            a_failure("EvoNormS0-with-a-name-of-one-word-only"),
+        ],
+        [
+            a_candidate("as-is", "baseline", 1e6, inference_us_per_sample=1234567.8),
+            a_candidate("rms", "equivalent", -1e6, inference_us_per_sample=1e9),
+        ],
+        [a_candidate("as-is", "baseline", 0.0), a_candidate("[bold]rms", "worse", -1e-9)],
+    ],
+    ids=["long", "long and failed", "large", "markup"],
+)
+@pytest.mark.parametrize("metric", ["accuracy", "mean_absolute_scaled_error_of_everything"])
+def test_the_table_fits_80_columns(candidates, metric):
+    text = render_table(the_results(*candidates, metric={"name": metric, "higher_is_better": True}))
+    assert columns(text) <= 80
+    assert "…" not in text, "nothing is cut off"
+    assert all(candidate["name"][:10] in text for candidate in candidates)
+
+
+def test_one_seed_shows_no_interval():
+    alone = the_results(
+        a_candidate("as-is", "baseline", 0.0, seeds=1, interval=None),
+        a_candidate(
+            "rms",
+            "undecided",
+            0.25,
+            seeds=1,
+            interval=None,
+            difference={"mean": 0.25, "interval": None, "p_adjusted": 1.0},
+        ),
+    )
+    lines = render_table(alone).splitlines()
+    assert lines[1].split()[:3] == ["rms", "1.1500", "+0.2500"]
+    assert lines[2].split()[:3] == ["as-is", "0.9000", "baseline"]
