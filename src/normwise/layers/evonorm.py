@@ -10,8 +10,9 @@ from normwise.axes import SCHEMES, Fitted
 from normwise.checks import check_groups
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
+from normwise.layers.remembering import Remembering
 from normwise.reference import Moments, measure, split, wide
-from normwise.running import Remembered, Running, recall, unbiased
+from normwise.running import Running, recall, unbiased
 
 _PAPER_GROUPS = 32
 
@@ -98,11 +99,10 @@ class EvoNormS02d(_S0):
     dim = 2
 
 
-class _B0(_EvoNorm):
+class _B0(_EvoNorm, Remembering):
     scheme = SCHEMES["batch"]
     shown = ("eps", "momentum")
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    track_running_stats = True
 
     def __init__(
         self,
@@ -115,7 +115,6 @@ class _B0(_EvoNorm):
         *,
         bias: bool = True,
     ) -> None:
-        policy = Running("cumulative") if momentum is None else Running(momentum=momentum)
         super().__init__(
             num_features,
             {**weight_and_bias(affine, bias), "slope": 1.0},
@@ -124,29 +123,35 @@ class _B0(_EvoNorm):
             device=device,
             dtype=dtype,
         )
-        self.momentum, self._policy = momentum, policy
+        self.momentum = momentum
+        self._policy()  # refuses a momentum that can never be valid
         counter = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_tracked", counter)
+        self.register_buffer("running_mean", None)
+        self._widen()
 
-    def _remembered(self) -> Remembered:
-        return Remembered(None, self.running_var, self.num_batches_tracked)
+    def reset_parameters(self) -> None:
+        """Every parameter and buffer as it started, and no batch seen."""
+        super().reset_parameters()
+        counter = self._buffers.get("num_batches_tracked")
+        if counter is not None:  # the constructor calls this before there is one
+            counter.zero_()
 
-    def remembered(self) -> Remembered | None:
-        return None if self.training else self._remembered()
+    def _policy(self) -> Running:
+        return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)
 
     def remember(self, moments: Moments, fitted: Fitted) -> None:
-        if self.training:
-            kept = moments._replace(var=unbiased(moments))
-            self._policy.update(self._remembered(), kept, fitted)
+        super().remember(moments._replace(var=unbiased(moments)), fitted)
 
     def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
         """x over the larger of the batch's deviation and slope * x + the instance's."""
-        if self.training:
+        remembered = self.remembered()
+        if remembered is None:
             batch = measure(wide(x), fitted.averaged, mask)
             self.check_elements(x, batch.elements)
             self.remember(batch, fitted)
         else:
-            batch = recall(self._remembered(), fitted)
+            batch = recall(remembered, fitted)
         own = measure(wide(x), SCHEMES["instance"].pattern.fit(x.dim()).averaged, mask)
         of_batch, of_own = ((wide(part.var) + self.eps).sqrt() for part in (batch, own))
         y = wide(x) / torch.maximum(of_batch, self.sloped(x) + of_own)
