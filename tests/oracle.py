@@ -31,6 +31,14 @@ def channels(n: int, c: int, *position: int) -> Hashable:
     return n, *position
 
 
+def ghost(samples: int) -> Key:
+    return lambda n, c, *position: (n // samples, c)
+
+
+def sample(n: int, *position: int) -> Hashable:
+    return n
+
+
 def trailing(count: int) -> Key:
     return lambda *index: index[:-count]
 
@@ -51,6 +59,15 @@ def statistics(
         variance = math.fsum((number - mean - rest) ** 2 for number in numbers) / count
         moments[name] = (mean + rest, variance, count)
     return moments
+
+
+def moments(x: Tensor, key: Key, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of its key for every element; 0 and 1 where nothing is real."""
+    is_real = real.expand(x.shape).numpy()
+    of_key = statistics(x.detach().double().numpy(), key, is_real)
+    each = [of_key.get(key(*index), (0.0, 1.0, 0))[:2] for index in np.ndindex(*x.shape)]
+    mean, var = torch.tensor(each, dtype=torch.float64).reshape(*x.shape, 2).unbind(-1)
+    return mean, var
 
 
 def normalized(

@@ -27,6 +27,7 @@ class Case:
                of a parameter have x's rank
     last       how many dimensions at the end are features; 0 where dimension 1 is
     mixes      whether, in training, a sample's result depends on the others in its batch
+    offset     how far from 0 x may lie: anywhere, unless the formula itself is flat there
     """
 
     layer: type[torch.nn.Module]
@@ -35,6 +36,7 @@ class Case:
     formula: Callable[..., Tensor]
     last: int = 0
     mixes: bool = False
+    offset: float = 1e6
     keywords: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,7 +76,7 @@ class Case:
 
     def is_by_sample(self, training: bool) -> bool:
         """Whether a sample's result is independent of the others in its batch."""
-        remembers = getattr(self.make(), "running_mean", None) is not None
+        remembers = getattr(self.make(), "running_var", None) is not None
         return not self.mixes or (remembers and not training)
 
     def make(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -142,15 +144,99 @@ def remembering(key):
     def formula(layer, x, features, real):
         if layer.training or layer.running_mean is None:
             return own(key)(layer, x, features, real)
-        mean, var = (features(b.double()) for b in (layer.running_mean, layer.running_var))
-        y = (x.double() - mean) / (var + layer.eps).sqrt()
+        return by_memory(layer, x, features, real)
+
+    return formula
+
+
+def by_memory(layer, x, features, real):
+    mean, var = (features(b.double()) for b in (layer.running_mean, layer.running_var))
+    y = (x.double() - mean) / (var + layer.eps).sqrt()
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
+def at_its_limits(layer, x, features, real):
+    """Batch renorm, where r and d end at their limits: x lies above what the layer remembers."""
+    if not layer.training:
+        return BATCH(layer, x, features, real)
+    y = oracle.normalized(x, oracle.batch, real=real) * layer.r_max + layer.d_max
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
+def switched(layer, x, features, real):
+    keys = [oracle.instance, oracle.sample, oracle.batch]
+    means, variances = zip(*(oracle.moments(x, key, real) for key in keys), strict=True)
+    if not layer.training and layer.running_mean is not None:
+        remembered = (features(b.double()) for b in (layer.running_mean, layer.running_var))
+        means, variances = (
+            (*parts[:2], of_batch)
+            for parts, of_batch in zip((means, variances), remembered, strict=True)
+        )
+    shares = (p.detach().double().softmax(0) for p in (layer.mean_weight, layer.var_weight))
+    mean, var = (
+        sum(share * part for share, part in zip(weights, parts, strict=True))
+        for weights, parts in zip(shares, (means, variances), strict=True)
+    )
+    y = (x.double() - mean) / (var + layer.eps).sqrt()
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
+def causal(layer, x, features, real):
+    """Each position is the last one of a series that ends with it."""
+    real = real.expand(x.shape)
+    series = [(x[..., : t + 1], real[..., : t + 1]) for t in range(x.shape[-1])]
+    y = [
+        oracle.normalized(xs, oracle.sample, real=rs, eps=layer.eps)[..., -1:] for xs, rs in series
+    ]
+    return oracle.affine(torch.cat(y, -1), real, features(layer.weight), features(layer.bias))
+
+
+def filter_response(layer, x, features, real):
+    eps = layer.eps + (0.0 if layer.extra_eps is None else abs(layer.extra_eps.item()))
+    y = oracle.normalized(x, oracle.instance, real=real, eps=eps, centres=False)
+    y = oracle.affine(y, real, features(layer.weight), features(layer.bias))
+    if layer.tau is None:
+        return y
+    return torch.where(real, torch.maximum(y, features(layer.tau.detach().double())), 0.0)
+
+
+def global_response(layer, x, features, real):
+    x = torch.where(real, x.double(), 0.0)
+    response = x.square().sum(tuple(range(2, x.dim())), keepdim=True).sqrt()
+    relative = response / (response.mean(1, keepdim=True) + layer.eps)
+    y = oracle.affine(x * relative, real, features(layer.weight), features(layer.bias))
+    return y + x
+
+
+def evonorm_s0(channels_per_group):
+    def formula(layer, x, features, real):
+        _, var = oracle.moments(x, oracle.group(channels_per_group), real)
+        x = x.double()
+        y = x * torch.sigmoid(features(layer.slope.detach().double()) * x)
+        y = y / (var + layer.eps).sqrt()
         return oracle.affine(y, real, features(layer.weight), features(layer.bias))
 
     return formula
 
 
+def evonorm_b0(layer, x, features, real):
+    _, of_batch = oracle.moments(x, oracle.batch, real)
+    _, own_var = oracle.moments(x, oracle.instance, real)
+    if not layer.training:
+        of_batch = features(layer.running_var.double())
+    x, slope = x.double(), features(layer.slope.detach().double())
+    std, own_std = ((var + layer.eps).sqrt() for var in (of_batch, own_var))
+    y = x / torch.maximum(std, slope * x + own_std)
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
 def dynamic_tanh(layer, x, features, real):
-    y = torch.tanh(layer.alpha.double() * x.double())
+    y = torch.tanh(layer.alpha.detach().double() * x.double())
+    return oracle.affine(y, real, features(layer.weight), features(layer.bias))
+
+
+def dynamic_erf(layer, x, features, real):
+    y = torch.erf(layer.alpha.detach().double() * x.double() + layer.shift.detach().double())
     return oracle.affine(y, real, features(layer.weight), features(layer.bias))
 
 
@@ -159,12 +245,15 @@ def identity(layer, x, features, real):
 
 
 BATCH, INSTANCE = remembering(oracle.batch), remembering(oracle.instance)
+GHOSTS = remembering(oracle.ghost(2))
 PAIRS, CHANNELS = own(oracle.group(2)), own(oracle.channels)
 ROOT = own(oracle.channels, centres=False)
 LAST, LAST_ROOT = own(oracle.trailing(1)), own(oracle.trailing(1), centres=False)
 LAST_TWO, LAST_TWO_ROOT = own(oracle.trailing(2)), own(oracle.trailing(2), centres=False)
 NOT_AFFINE, PLAIN, NO_BIAS = {"affine": False}, {"elementwise_affine": False}, {"bias": False}
 TRACKED, NOT_TRACKED = {"track_running_stats": True}, {"track_running_stats": False}
+# The limits are open at once, and x always lies beyond them, since nothing is remembered anew.
+OPENED = {"hold_steps": 0, "r_steps": 0, "d_steps": 0, "r_max": 1.2, "d_max": 0.5, "momentum": 0.0}
 
 CASES = [
     Case(nw.BatchNorm1d, (6,), (4, 6, 5), BATCH, mixes=True),
@@ -211,8 +300,42 @@ CASES = [
     Case(nw.Norm, ("... [c]",), (4, 5, 6), LAST, last=1, keywords={"c": 6}),
     Case(nw.Norm, ("[n] c [t]",), (4, 6, 5), BATCH, mixes=True,
          keywords={"c": 6, "running": nw.Running()}),
-    Case(nw.DynamicTanh, (6,), (4, 6, 5), dynamic_tanh),
-    Case(nw.DynamicTanh, (6,), (4, 6, 2, 3), dynamic_tanh, keywords={"alpha": 1.5}),
+    Case(nw.BatchRenorm1d, (6,), (4, 6, 5), BATCH, mixes=True),  # its limits are shut at first
+    Case(nw.BatchRenorm1d, (6,), (5, 6), BATCH, mixes=True),
+    Case(nw.BatchRenorm1d, (6,), (4, 6, 5), at_its_limits, mixes=True, keywords=OPENED),
+    Case(nw.BatchRenorm2d, (6,), (4, 6, 2, 3), at_its_limits, mixes=True, keywords=OPENED),
+    Case(nw.BatchRenorm3d, (6,), (3, 6, 2, 2, 3), BATCH, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.GhostBatchNorm1d, (8, 6), (4, 6, 5), BATCH, mixes=True),
+    Case(nw.GhostBatchNorm1d, (2, 6), (5, 6, 5), GHOSTS, mixes=True),
+    Case(nw.GhostBatchNorm1d, (2, 6), (4, 6), GHOSTS, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.GhostBatchNorm2d, (2, 6), (5, 6, 2, 3), GHOSTS, mixes=True),
+    Case(nw.GhostBatchNorm3d, (2, 6), (4, 6, 2, 2, 3), GHOSTS, mixes=True),
+    Case(nw.FrozenBatchNorm1d, (6,), (4, 6, 5), by_memory),
+    Case(nw.FrozenBatchNorm1d, (6,), (5, 6), by_memory),
+    Case(nw.FrozenBatchNorm2d, (6,), (4, 6, 2, 3), by_memory),
+    Case(nw.FrozenBatchNorm3d, (6,), (3, 6, 2, 2, 3), by_memory),
+    Case(nw.SwitchableNorm1d, (6,), (4, 6, 5), switched, mixes=True),
+    Case(nw.SwitchableNorm1d, (6,), (4, 6, 5), switched, mixes=True, keywords=NOT_TRACKED),
+    Case(nw.SwitchableNorm2d, (6,), (4, 6, 2, 3), switched, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.SwitchableNorm3d, (6,), (3, 6, 2, 2, 3), switched, mixes=True),
+    Case(nw.CausalNorm1d, (6,), (4, 6, 5), causal),
+    Case(nw.CausalNorm1d, (6,), (4, 6, 5), causal, keywords=NOT_AFFINE),
+    Case(nw.FilterResponseNorm1d, (6,), (4, 6, 5), filter_response),
+    Case(nw.FilterResponseNorm1d, (6,), (4, 6, 5), filter_response, keywords={"threshold": False}),
+    Case(nw.FilterResponseNorm1d, (6,), (4, 6, 5), filter_response, keywords={"learn_eps": True}),
+    Case(nw.FilterResponseNorm2d, (6,), (4, 6, 2, 3), filter_response),
+    Case(nw.EvoNormS01d, (6,), (4, 6, 5), evonorm_s0(3)),  # 2 of the paper's 32 groups divide 6
+    Case(nw.EvoNormS01d, (6,), (4, 6, 5), evonorm_s0(2), keywords={"num_groups": 3}),
+    Case(nw.EvoNormS02d, (6,), (4, 6, 2, 3), evonorm_s0(3), keywords=NOT_AFFINE),
+    Case(nw.EvoNormB01d, (6,), (4, 6, 5), evonorm_b0, mixes=True),
+    Case(nw.EvoNormB01d, (6,), (4, 6, 5), evonorm_b0, mixes=True, keywords={"momentum": None}),
+    Case(nw.EvoNormB02d, (6,), (4, 6, 2, 3), evonorm_b0, mixes=True, keywords=NOT_AFFINE),
+    Case(nw.GlobalResponseNorm1d, (6,), (4, 6, 5), global_response),
+    Case(nw.GlobalResponseNorm2d, (6,), (4, 6, 2, 3), global_response),
+    Case(nw.DynamicTanh, (6,), (4, 6, 5), dynamic_tanh, offset=3.0),  # a tanh far from 0 is 1
+    Case(nw.DynamicTanh, (6,), (4, 6, 2, 3), dynamic_tanh, offset=3.0, keywords={"alpha": 1.5}),
+    Case(nw.DynamicErf, (6,), (4, 6, 5), dynamic_erf, offset=3.0),  # and so is an erf
+    Case(nw.DynamicErf, (6,), (4, 6, 2, 3), dynamic_erf, offset=3.0, keywords={"alpha": 1.5}),
     Case(nw.Identity, (6,), (4, 6, 5), identity),
     Case(nw.Identity, (6,), (4, 5, 6), identity, last=1, keywords={"trailing": True}),
 ]  # fmt: skip
@@ -231,14 +354,24 @@ in_training_and_evaluation = pytest.mark.parametrize("training", [True, False])
 with_and_without_mask = pytest.mark.parametrize("masked", [False, True])
 
 
+# Layers that are not called as layer(x, mask), and where their promises are tested.
+ELSEWHERE = {
+    "AdaptiveInstanceNorm1d": "takes a style beside x: test_style.py",
+    "AdaptiveInstanceNorm2d": "takes a style beside x: test_style.py",
+    "ConditionalInstanceNorm1d": "takes the number of a style beside x: test_style.py",
+    "ConditionalInstanceNorm2d": "takes the number of a style beside x: test_style.py",
+    "ReversibleInstanceNorm": "returns what it took off beside y: test_reversible.py",
+}
+
+
 def test_every_layer_has_a_case():
-    layers = {name for name in nw.layers.__all__ if inspect.isclass(getattr(nw, name))}
-    abstract = {"Normalization", "Lazy"}
-    # A pattern decides what Norm is (test_norm.py); SyncBatchNorm wants processes (test_sync.py).
-    elsewhere = {"Norm", "LazyNorm", "SyncBatchNorm", "LazySyncBatchNorm"}
-    lazies = {name for name in layers if name.startswith("Lazy")}
-    assert {case.name for case in CASES} == layers - abstract - elsewhere - lazies
-    assert {case.lazy.__name__ for case in LAZY} == lazies - abstract - elsewhere
+    public = {getattr(nw, name) for name in nw.layers.__all__} - {nw.Normalization, nw.Lazy}
+    layers = {thing for thing in public if inspect.isclass(thing)}
+    layers = {layer for layer in layers if issubclass(layer, torch.nn.Module)}
+    lazies = {layer.__name__ for layer in layers if issubclass(layer, nw.Lazy)}
+    names = {layer.__name__ for layer in layers} - lazies
+    assert {case.name for case in CASES} == names - set(ELSEWHERE)
+    assert {case.lazy.__name__ for case in LAZY} == lazies - {f"Lazy{name}" for name in ELSEWHERE}
 
 
 def gradients(layer, x, cotangent, mask=None):
@@ -281,8 +414,7 @@ def test_the_formula_in_every_dtype(case, training, masked, dtype):
 @each
 @with_and_without_mask
 def test_an_offset_costs_no_digits(case, masked):
-    offset = 3.0 if case.formula is dynamic_tanh else 1e6  # a tanh far from 0 is 1
-    layer, x = case.make(), case.x() + offset
+    layer, x = case.make(), case.x() + case.offset
     mask = case.mask() if masked else None
     assert_close(layer(x, mask), case.truth(layer, x, mask))
 
@@ -504,6 +636,17 @@ def test_a_copy_is_the_same_and_its_own(case, copied):
 def test_it_is_moved_to_another_dtype(case):
     layer = case.make().double()
     assert layer(case.x(torch.float64)).dtype == torch.float64
+
+
+@each_class
+def test_what_it_remembers_stays_wide_in_half_precision(case):
+    made, moved_later = case.make(torch.float16), case.make().half()
+    wanted = case.make()
+    for layer in (made, moved_later):
+        for name, buffer in layer.named_buffers():
+            if name.startswith("running_"):
+                assert buffer.dtype == torch.float32
+                assert torch.equal(buffer, wanted.get_buffer(name))
 
 
 @each

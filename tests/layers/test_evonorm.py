@@ -166,3 +166,11 @@ def test_says_what_does_not_fit(call, sentence):
     with pytest.raises(nw.NormError) as error:
         call()
     assert str(error.value) == sentence
+
+
+def test_b0_starts_anew():
+    norm, new = nw.EvoNormB01d(4), nw.EvoNormB01d(4)
+    norm(torch.randn(3, 4, 5))
+    norm.reset_parameters()
+    for name, tensor in new.state_dict().items():
+        assert torch.equal(norm.state_dict()[name], tensor), name

@@ -99,9 +99,10 @@ class EvoNormS02d(_S0):
     dim = 2
 
 
-class _B0(Remembering, _EvoNorm):
+class _B0(_EvoNorm, Remembering):
     scheme = SCHEMES["batch"]
     shown = ("eps", "momentum")
+    track_running_stats = True
 
     def __init__(
         self,
@@ -123,12 +124,18 @@ class _B0(Remembering, _EvoNorm):
             dtype=dtype,
         )
         self.momentum = momentum
-        self.track_running_stats = True
-        self.register_buffer("running_mean", None)
+        self._policy()  # refuses a momentum that can never be valid
         counter = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_tracked", counter)
-        self._policy()  # refuses a momentum that can never be valid
+        self.register_buffer("running_mean", None)
         self._widen()
+
+    def reset_parameters(self) -> None:
+        """Every parameter and buffer as it started, and no batch seen."""
+        super().reset_parameters()
+        counter = self._buffers.get("num_batches_tracked")
+        if counter is not None:  # the constructor calls this before there is one
+            counter.zero_()
 
     def _policy(self) -> Running:
         return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)

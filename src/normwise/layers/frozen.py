@@ -9,12 +9,13 @@ from normwise.axes import SCHEMES
 from normwise.errors import NormError
 from normwise.layers.channelwise import Channelwise
 from normwise.layers.lazy import Lazy
+from normwise.layers.remembering import WideStatistics
 from normwise.running import Remembered
 
 _Self = TypeVar("_Self", bound="_Frozen")
 
 
-class _Frozen(Channelwise):
+class _Frozen(Channelwise, WideStatistics):
     scheme = SCHEMES["batch"]
     running_mean: Tensor
     running_var: Tensor
@@ -28,6 +29,7 @@ class _Frozen(Channelwise):
     ) -> None:
         starts = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
         super().__init__(num_features, {}, eps, buffers=starts, device=device, dtype=dtype)
+        self._widen()
 
     @classmethod
     def from_batch_norm(cls: type[_Self], norm: Any) -> _Self:

@@ -12,15 +12,38 @@ from normwise.running import Remembered, Running
 _STATISTICS = ("running_mean", "running_var")
 
 
-class Remembering(Normalization):
-    """A layer with the buffers running_mean, running_var and num_batches_tracked.
+class WideStatistics(Normalization):
+    """A layer whose running_mean and running_var are float32 or wider.
 
-    The first two are float32 or wider whatever becomes of the parameters: a half
-    has 11 bits, and a momentum of 0.01 would move its last one at best.
+    Whatever becomes of the parameters: a half has 11 bits, and a momentum of 0.01
+    would move its last one at best.
     """
 
     running_mean: Tensor | None
     running_var: Tensor | None
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> "WideStatistics":  # what .half(), .to() and their kin go through
+        before = {name: self._buffers[name] for name in _STATISTICS}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, wider in before.items():
+            after = self._buffers[name]
+            if wider is not None and after is not None and after.dtype != wide(after).dtype:
+                self._buffers[name] = wider.to(after.device)
+        return self
+
+    def _widen(self) -> None:
+        """Statistics of a layer that is made in half precision."""
+        for name in _STATISTICS:
+            buffer = self._buffers[name]
+            if buffer is not None:
+                self._buffers[name] = wide(buffer)
+
+
+class Remembering(WideStatistics):
+    """A layer with the buffers running_mean, running_var and num_batches_tracked."""
+
     num_batches_tracked: Tensor | None
     track_running_stats: bool
 
@@ -55,21 +78,3 @@ class Remembering(Normalization):
             return None
         batches = self.num_batches_tracked if self.counts_batches else None
         return Remembered(self.running_mean, self.running_var, batches)
-
-    def _apply(
-        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
-    ) -> "Remembering":  # what .half(), .to() and their kin go through
-        before = {name: self._buffers[name] for name in _STATISTICS}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, wider in before.items():
-            after = self._buffers[name]
-            if wider is not None and after is not None and after.dtype != wide(after).dtype:
-                self._buffers[name] = wider.to(after.device)
-        return self
-
-    def _widen(self) -> None:
-        """Statistics of a layer that is made in half precision."""
-        for name in _STATISTICS:
-            buffer = self._buffers[name]
-            if buffer is not None:
-                self._buffers[name] = wide(buffer)

@@ -50,11 +50,12 @@ class _Renorm(_Batch):
         return 1 + r_opened * (self.r_max - 1), d_opened * self.d_max
 
     def _opened(self, until: int) -> Tensor:
-        step = self.num_batches_tracked
-        assert step is not None  # None only without running statistics
+        step, var = self.num_batches_tracked, self.running_var
+        assert step is not None  # None, like var, only without running statistics
+        assert var is not None
         if until == self.hold_steps:
-            return (step >= until).float()
-        return ((step - self.hold_steps) / (until - self.hold_steps)).clamp(0, 1)
+            return (step >= until).to(var.dtype)
+        return ((step - self.hold_steps).to(var.dtype) / (until - self.hold_steps)).clamp(0, 1)
 
     @torch.no_grad()
     def correction(self, batch: Moments, running: Moments) -> tuple[Tensor, Tensor]:
