@@ -54,7 +54,8 @@ def task() -> Task:
         loss="cross_entropy",
         metric="accuracy",
         batch_size=8,
-        epochs=15,
+        epochs=10,
+        learning_rate=2e-3,
         schedule="cosine",
         name="japanese-vowels",
     )
