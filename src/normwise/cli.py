@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.call(options)
     except NormError as error:
-        print(f"normwise: {error}", file=sys.stderr)
+        print(f"normwise: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -89,7 +89,7 @@ def _compare(options: argparse.Namespace) -> None:
         options.candidates,
         seeds=options.seeds,
         out=options.out,
-        workers=options.workers or _usual_workers(task),
+        workers=_usual_workers(task) if options.workers is None else options.workers,
         fresh=options.fresh,
         progress=not options.json,
         command=options.command_line,
@@ -116,7 +116,6 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         print(json.dumps(comparison.results, indent=2))
         return
     from rich.console import Console
-    from rich.padding import Padding
     from rich.text import Text
 
     from normwise.compare.table import WIDTH, build_table
@@ -125,12 +124,12 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     console = Console(highlight=False)
     console = Console(highlight=False, width=min(console.width, WIDTH))
     console.print(build_table(results))
-    console.print(Padding(Text(results["recommendation"]["why"], style="bold"), (1, 0)))
+    console.print("", Text(results["recommendation"]["why"], style="bold"), "", sep="\n")
     for row in results["candidates"]:
         for failure in row["failed"]:
             console.print(Text(f"{row['name']}, seed {failure['seed']}: {failure['reason']}"))
     for name in ("report.html", "results.json", "ledger.sqlite"):
-        console.print(Text(str(comparison.folder / name), style="dim"))
+        console.print(Text(str(comparison.folder / name), style="dim"), soft_wrap=True)
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -81,6 +81,7 @@ class Progress:
 
     def _picture(self) -> "Group":
         from rich.console import Group
+        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
@@ -88,7 +89,8 @@ class Progress:
         head = f"{self._task.name or 'task'}: {len(self._outcomes)} of {total} trials"
         return Group(
             Text(head + self._time_left(total), style="bold"),
-            ProgressBar(total=total, completed=len(self._outcomes), width=60),
+            # Padding ends the line, which the bar leaves open.
+            Padding(ProgressBar(total=total, completed=len(self._outcomes), width=60), 0),
             Text(self._now(), style="dim"),
             self._so_far(),
         )
