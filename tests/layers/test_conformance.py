@@ -61,9 +61,15 @@ class Case:
             return self.arguments, {k: v for k, v in self.keywords.items() if k != "c"}
         return self.arguments[:-1], self.keywords
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The layer's own, where its lazy class has others, as torch's has."""
+        ours, lazys = (inspect.signature(c).parameters for c in (self.layer, self.lazy))
+        return {n: p.default for n, p in ours.items() if p.default != lazys[n].default}
+
     def make_unsized(self, layer: Callable[..., torch.nn.Module], **more: Any) -> torch.nn.Module:
         arguments, keywords = self.unsized
-        return layer(*arguments, **keywords, **more)
+        return layer(*arguments, **{**self.defaults, **keywords, **more})
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -111,6 +117,14 @@ class Case:
 
         real = torch.tensor(True) if mask is None else self.real(mask)
         return self.formula(layer, x, along_features, real)
+
+    def is_refused(self, x: Tensor) -> bool:
+        """Whether a layer that has its size refuses x."""
+        try:
+            self.make()(x)
+        except nw.NormError:
+            return True
+        return False
 
     def __str__(self) -> str:
         parts = [self.name, "x".join(map(str, self.shape))]
@@ -615,6 +629,33 @@ def test_it_takes_the_arguments_that_torchs_class_takes(case):
             assert mine.default == theirs.default
 
 
+LAZY_OF_TORCH = [name for name in dir(torch.nn) if name.startswith("Lazy") and hasattr(nw, name)]
+
+
+def test_torchs_lazy_norms_are_all_here():
+    norms = {name for name in dir(torch.nn) if name.startswith("Lazy") and "Norm" in name}
+    assert norms <= set(LAZY_OF_TORCH)
+
+
+@pytest.mark.parametrize("name", LAZY_OF_TORCH)
+def test_a_lazy_class_has_the_defaults_of_torchs(name):
+    ours, torchs = (inspect.signature(getattr(m, name)).parameters for m in (nw, torch.nn))
+    assert {n: ours[n].default for n in torchs} == {n: p.default for n, p in torchs.items()}
+    made, wanted = getattr(nw, name)(), getattr(torch.nn, name)()
+    for argument in ("eps", "momentum", "affine", "track_running_stats"):
+        assert getattr(made, argument) == getattr(wanted, argument)
+
+
+def test_left_without_a_size_a_layer_keeps_its_own_defaults():
+    layer = nw.InstanceNorm1d()
+    assert type(layer) is nw.LazyInstanceNorm1d
+    assert not layer.affine
+    assert not layer.track_running_stats
+    assert nw.LazyInstanceNorm1d(6).affine
+    assert not nw.LazyInstanceNorm1d(affine=False).affine
+    assert not nw.LazyInstanceNorm1d(6, 1e-5, 0.1, False).affine
+
+
 # -- copies ------------------------------------------------------------------
 
 
@@ -662,7 +703,7 @@ LAZY_WAYS = {
     "without the size": lambda case, **kw: case.make_unsized(case.layer, **kw),
     "lazy class": lambda case, **kw: case.make_unsized(case.lazy, **kw),
     "lazy class with the size": lambda case, **kw: case.lazy(
-        *case.arguments, **case.keywords, **kw
+        *case.arguments, **{**case.defaults, **case.keywords, **kw}
     ),
 }
 in_every_lazy_way = pytest.mark.parametrize("way", LAZY_WAYS.values(), ids=LAZY_WAYS)
@@ -719,6 +760,44 @@ def test_lazy_stays_lazy_if_its_first_input_is_refused(case, way):
         assert repr(lazy) == repr(way(case))
     lazy.eval()(x)
     assert_same_state(lazy, case.layer(*case.arguments, **case.keywords))
+
+
+def refused_calls(case):
+    """A good x in calls that are refused for something else."""
+    x = case.x()
+    plain = list(case.mask().shape)
+    yield x, torch.ones(*plain[:-1], plain[-1] + 1, dtype=torch.bool)
+    yield x, torch.ones(plain)
+    one = x[tuple(slice(None if i in case.features else 1) for i in range(x.dim()))]
+    if case.is_refused(one):
+        yield one, None
+
+
+def values(layer):
+    """What a state dict holds; None for a parameter that waits for its size."""
+    state = layer.state_dict()
+    return {n: None if torch.nn.parameter.is_lazy(t) else t.tolist() for n, t in state.items()}
+
+
+@each_lazy
+@unsized
+def test_lazy_stays_lazy_if_its_first_call_is_refused(case, way):
+    called_by_hook = []
+    lazy, untouched = way(case), way(case)
+    lazy.register_forward_pre_hook(lambda *_: called_by_hook.append(1))
+    for x, mask in refused_calls(case):
+        with pytest.raises(nw.NormError):
+            lazy(x, mask)
+        assert type(lazy) is case.lazy
+        assert not lazy.is_sized
+        assert repr(lazy) == repr(untouched)
+        assert values(lazy) == values(untouched)
+    assert not called_by_hook
+    lazy(case.x())
+    sized = case.layer(*case.arguments, **case.keywords)
+    sized(case.x())
+    assert_same_state(lazy, sized)
+    assert called_by_hook == [1]
 
 
 @each_lazy

@@ -232,3 +232,13 @@ def inverse_of(y, channels=None, norm=None):
     made = nw.ReversibleInstanceNorm(3)
     _, stats = made(torch.randn(2, 3, 4))
     return (norm or made).inverse(y, stats, channels)
+
+
+@pytest.mark.parametrize(("length", "mask"), [(5, torch.ones(2, 6) > 0), (0, None)])
+def test_it_stays_lazy_if_its_first_call_is_refused(length, mask):
+    for norm in (nw.ReversibleInstanceNorm(), nw.LazyReversibleInstanceNorm()):
+        with pytest.raises(nw.NormError):
+            norm(torch.randn(2, 4, length), mask)
+        assert type(norm) is nw.LazyReversibleInstanceNorm
+        assert not norm.is_sized
+        assert norm(torch.randn(2, 4, 5))[0].shape == (2, 4, 5)

@@ -209,3 +209,20 @@ def test_says_what_does_not_fit(call, sentence):
 def test_surgery_leaves_layers_of_two_inputs_alone():
     model = torch.nn.ModuleList([nw.AdaptiveInstanceNorm1d(), nw.ConditionalInstanceNorm1d(5, 4)])
     assert nw.find(model) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "mask"),
+    [
+        (torch.tensor([0, 3]), None),
+        (torch.tensor([0.5, 0.5]), None),
+        (torch.tensor([0, 2]), torch.ones(2, 6) > 0),
+    ],
+)
+def test_conditional_stays_lazy_if_its_first_call_is_refused(index, mask):
+    for norm in (nw.ConditionalInstanceNorm1d(3), nw.LazyConditionalInstanceNorm1d(3)):
+        with pytest.raises(nw.NormError):
+            norm(torch.randn(2, 4, 5), index, mask)
+        assert type(norm) is nw.LazyConditionalInstanceNorm1d
+        assert not norm.is_sized
+        assert norm(torch.randn(2, 4, 5), torch.tensor([0, 2])).shape == (2, 4, 5)

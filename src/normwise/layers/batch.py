@@ -195,13 +195,28 @@ class InstanceNorm3d(_Instance, torch.nn.InstanceNorm3d):
     dim = 3
 
 
-class LazyInstanceNorm1d(InstanceNorm1d, Lazy, torch.nn.LazyInstanceNorm1d):
-    """`InstanceNorm1d` that takes num_features from its first input, if not given."""
+class LazyInstanceNorm1d(
+    InstanceNorm1d, Lazy, torch.nn.LazyInstanceNorm1d, affine=True, track_running_stats=True
+):
+    """`InstanceNorm1d` that takes num_features from its first input, if not given.
+
+    As in torch.nn it is affine and tracks statistics, unless told otherwise.
+    """
 
 
-class LazyInstanceNorm2d(InstanceNorm2d, Lazy, torch.nn.LazyInstanceNorm2d):
-    """`InstanceNorm2d` that takes num_features from its first input, if not given."""
+class LazyInstanceNorm2d(
+    InstanceNorm2d, Lazy, torch.nn.LazyInstanceNorm2d, affine=True, track_running_stats=True
+):
+    """`InstanceNorm2d` that takes num_features from its first input, if not given.
+
+    As in torch.nn it is affine and tracks statistics, unless told otherwise.
+    """
 
 
-class LazyInstanceNorm3d(InstanceNorm3d, Lazy, torch.nn.LazyInstanceNorm3d):
-    """`InstanceNorm3d` that takes num_features from its first input, if not given."""
+class LazyInstanceNorm3d(
+    InstanceNorm3d, Lazy, torch.nn.LazyInstanceNorm3d, affine=True, track_running_stats=True
+):
+    """`InstanceNorm3d` that takes num_features from its first input, if not given.
+
+    As in torch.nn it is affine and tracks statistics, unless told otherwise.
+    """

@@ -1,10 +1,14 @@
 """Layers that learn how many features they have from what they first see."""
 
+import copy
+import inspect
 from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
@@ -35,10 +39,12 @@ class Lazy(LazyModuleMixin):
 
     ``class LazyGroupNorm1d(GroupNorm1d, Lazy)`` is all it takes. A layer that is
     made without a size becomes its lazy class, and turns back at the first input;
-    a lazy class that is made with a size turns back at once.
+    a lazy class that is made with a size turns back at once. Where the lazy class
+    has other defaults, as one of torch.nn's may, they are named beside its bases:
+    ``class LazyInstanceNorm1d(InstanceNorm1d, Lazy, affine=True)``.
     """
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **defaults: Any) -> None:
         super().__init_subclass__()
         if Lazy not in cls.__bases__:
             return  # what inherits from a lazy class is none beside a class of its own
@@ -49,22 +55,49 @@ class Lazy(LazyModuleMixin):
         for name in ("_save_to_state_dict", "_replicate_for_data_parallel"):
             setattr(cls, name, getattr(LazyModuleMixin, name))
 
-        @wraps(sized.__init__)
-        def construct(self: Any, *arguments: Any, **keywords: Any) -> None:
-            sized.__init__(self, *arguments, **keywords)
-            if not hasattr(self, "_initialize_hook"):
-                self.__class__ = sized
+        signature = inspect.signature(sized.__init__)
+        signature = signature.replace(
+            parameters=[
+                parameter.replace(default=defaults.get(name, parameter.default))
+                for name, parameter in signature.parameters.items()
+            ]
+        )
 
+        @wraps(sized.__init__)
+        def construct(*arguments: Any, **keywords: Any) -> None:
+            given = signature.bind(*arguments, **keywords)
+            given.apply_defaults()
+            sized.__init__(*given.args, **given.kwargs)
+            layer = given.args[0]
+            if not hasattr(layer, "_initialize_hook"):
+                layer.__class__ = sized
+
+        construct.__signature__ = signature  # type: ignore[attr-defined]
         cls.__init__ = construct  # type: ignore[method-assign]
 
-    def initialize_parameters(
-        self: Any, x: Tensor, *_: Any, index: Any = None, mask: Any = None
-    ) -> None:
-        """Take the size from x and make the parameters; torch calls this before forward."""
-        if not self.is_sized:
-            self.check_input(x)
-            self.learn(x)
-            self._materialise()
+    def initialize_parameters(self: Any, *arguments: Any, **named: Any) -> None:
+        """Take the size from x and make the parameters; torch calls this before forward.
+
+        A copy goes first, so that what forward refuses leaves the layer without a size.
+        """
+        if self.is_sized:
+            return
+        x = arguments[0] if arguments else named["x"]
+        self.check_input(x)
+        if not is_fake(x):  # torch.compile asks for sizes alone
+            first = self._rehearsal()
+            first.learn(x)
+            first._materialise()
+            first.__class__ = self.cls_to_become
+            with torch.no_grad():
+                first.forward(*arguments, **named)
+        self.learn(x)
+        self._materialise()
+
+    def _rehearsal(self: Any) -> Any:
+        """A copy for one call, without the hooks and whatever they refer to."""
+        hooks = {id(v): type(v)() for name, v in vars(self).items() if name.endswith("_hooks")}
+        return copy.deepcopy(self, hooks)
 
     def _lazy_load_hook(self: Any, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
         """A state dict brings the size, too. torch calls this before it is copied in."""

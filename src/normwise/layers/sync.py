@@ -134,6 +134,15 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
 class LazySyncBatchNorm(SyncBatchNorm, Lazy):
     """`SyncBatchNorm` that takes num_features from its first input, if not given."""
 
+    def _rehearsal(self) -> Any:
+        # In evaluation no process waits for another, and one element may be all of a batch here.
+        group, self.process_group = self.process_group, None  # cannot be copied
+        try:
+            copied = super()._rehearsal()
+        finally:
+            self.process_group = group
+        return copied.eval() if self._others() else copied
+
 
 def merged(own: Moments, group: Any) -> Moments:
     """The moments of all processes' elements, from each one's own, by Chan's formula."""
