@@ -1,7 +1,6 @@
 """Timing that a noisy machine cannot tilt: all contestants take turns, and medians are compared."""
 
 import json
-import platform
 import statistics
 import subprocess
 import time
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from normwise.compare.machine import processor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -41,7 +42,7 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
     stamp = {
-        "machine": _processor(),
+        "machine": processor(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "commit": commit,
@@ -50,12 +51,3 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**stamp, "rows": rows}, indent=1) + "\n")
     return path
-
-
-def _processor() -> str:
-    for line in (
-        Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    ):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
-import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,15 @@ import torch
 from normwise.catalogue import catalogue, parse_candidate
 from normwise.compare.cost import measure_costs
 from normwise.compare.engine import Trial, run_here, run_in_workers
-from normwise.compare.ledger import Cost, Ledger, discard
+from normwise.compare.ledger import Ledger, discard
+from normwise.compare.machine import describe_machine
 from normwise.compare.progress import Progress
 from normwise.compare.randomness import own_randomness
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
 from normwise.surgery import find, plan
+from normwise.version import __version__
 
 SEEDS = 5
 FIRST_SEED = 0
@@ -48,9 +47,11 @@ class Comparison:
         Raises
             NormError  if there is no ledger in the folder, or none that was finished once.
         """
+        from normwise.compare.results import gather_results  # SciPy loads when it is needed
+
         folder = Path(folder)
         with _opened(folder) as ledger:
-            return cls(_results(ledger), folder, task)
+            return cls(gather_results(ledger), folder, task)
 
     @property
     def best(self) -> str:
@@ -132,6 +133,8 @@ def compare(
         NormError  before any trial, if a candidate does not fit or the folder holds
                    another task's ledger; or if the metric fails.
     """
+    from normwise.compare.results import gather_results  # SciPy loads when it is needed
+
     for option, number in (("seeds", seeds), ("workers", workers)):
         if not isinstance(number, int) or number < 1:
             raise NormError(f"{option} must be a whole number above 0, received {number!r}")
@@ -166,6 +169,8 @@ def compare(
         ledger.write(
             "asked",
             {
+                "normwise": __version__,
+                "torch": str(torch.__version__),
                 "task": {"name": task.name or "task", "settings": task.settings()},
                 "metric": {
                     "name": task.metric_name,
@@ -176,11 +181,11 @@ def compare(
                 "seeds": list(range(seeds)),
                 "equivalent_within": equivalent_within,
                 "command": command,
-                "machine": _machine(task, workers),
+                "machine": describe_machine(task.device, task.threads, workers),
                 "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             },
         )
-        comparison = Comparison(_results(ledger), folder, task)
+        comparison = Comparison(gather_results(ledger), folder, task)
     comparison.write()
     return comparison
 
@@ -251,114 +256,3 @@ def _opened(folder: Path) -> Ledger:
     if not ledger.path.is_file():
         raise NormError(f"{folder} holds no ledger; name the folder of a run, as in runs/my-task")
     return ledger
-
-
-def _results(ledger: Ledger) -> dict[str, Any]:
-    """All figures of the last comparison that was asked for, as results.json has them."""
-    from normwise.compare.recommendation import recommend
-    from normwise.compare.verdict import judge, mean_interval, practical_margin
-    from normwise.version import __version__
-
-    asked = ledger.read("asked")
-    if asked is None:
-        raise NormError(
-            f"{ledger.path.parent} holds no finished comparison yet; run the same "
-            "`normwise compare` again, and it goes on where it stopped"
-        )
-    outcomes = [
-        o
-        for o in ledger.outcomes()
-        if o.candidate in asked["candidates"] and o.seed in asked["seeds"]
-    ]
-    higher = asked["metric"]["higher_is_better"]
-    scores: dict[str, dict[int, float]] = {name: {} for name in asked["candidates"]}
-    for outcome in sorted(outcomes, key=lambda o: o.seed):
-        if outcome.score is not None:
-            scores[outcome.candidate][outcome.seed] = outcome.score
-    margin = asked["equivalent_within"]
-    verdicts = judge(scores, AS_IS, higher, equivalent_within=margin)
-    costs = ledger.costs()
-    recommendation = recommend(
-        verdicts,
-        scores,
-        AS_IS,
-        higher,
-        {name: costs.get(name, Cost()).inference_us_per_sample for name in scores},
-        equivalent_within=margin,
-    )
-    rows = []
-    for name, by_seed in scores.items():
-        values = list(by_seed.values())
-        row: dict[str, Any] = {
-            "name": name,
-            "scores": {str(seed): score for seed, score in by_seed.items()},
-            "mean": math.fsum(values) / len(values) if values else None,
-            "interval": _finite(mean_interval(values)),
-        }
-        if name == AS_IS:
-            row |= {"verdict": "baseline" if values else "failed", "more_seeds": None}
-        else:
-            verdict = verdicts[name]
-            row |= {
-                "difference": {
-                    "mean": verdict.mean if verdict.pairs else None,
-                    "interval": _finite(verdict.interval),
-                    "p_adjusted": verdict.p_adjusted,
-                },
-                "verdict": verdict.word if values else "failed",
-                "more_seeds": verdict.more_seeds,
-            }
-        mine = [o for o in outcomes if o.candidate == name]
-        row |= asdict(costs.get(name, Cost()))
-        row |= {
-            "failed": [{"seed": o.seed, "reason": o.reason} for o in mine if o.score is None],
-            "changes": asked["changes"][name],
-            "curves": {str(o.seed): o.curve for o in sorted(mine, key=lambda o: o.seed)},
-            "seconds": sum(o.seconds for o in mine),
-        }
-        rows.append(row)
-    return {
-        "normwise": __version__,
-        "torch": str(torch.__version__),
-        "machine": asked["machine"],
-        "task": asked["task"],
-        "baseline": AS_IS,
-        "seeds": asked["seeds"],
-        "metric": asked["metric"],
-        "equivalent_within": practical_margin(scores) if margin is None else margin,
-        "command": asked["command"],
-        "finished": asked["finished"],
-        "candidates": rows,
-        "recommendation": asdict(recommendation),
-    }
-
-
-def _finite(interval: Iterable[float]) -> list[float] | None:
-    """An interval for JSON, which has no infinity: None where nothing is known."""
-    ends = list(interval)
-    return ends if all(map(math.isfinite, ends)) else None
-
-
-def _machine(task: Task, workers: int) -> Mapping[str, Any]:
-    """What the trials ran on."""
-    device = str(task.device)
-    if task.device.type == "cuda":
-        device = torch.cuda.get_device_name(task.device)
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": task.threads,
-        "workers": workers,
-        "device": device,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
