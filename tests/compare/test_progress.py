@@ -88,7 +88,7 @@ def test_it_can_be_drawn_while_it_changes(shown):
 
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(draw)
-        for seed in range(300):
+        for seed in range(1500):
             shown.watch(Trial("rms", seed, False), 1)
             shown.add(Outcome("as-is", seed, 0.5, None))
         stop.set()

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 import tiny
+from normwise.compare import trial
 from normwise.compare.trial import candidate_model, run_trial
 from normwise.errors import NormError
+from normwise.surgery import swap
 
 CANDIDATES = ["as-is", "none", "batch", "instance", "group:2", "layer", "rms", "tanh"]
 
@@ -102,6 +104,18 @@ def test_a_seed_gives_every_candidate_the_same_batches_and_draws(record, candida
     other_inputs, other_draws = seen(record, candidate, 4, task)
     assert not same(inputs, other_inputs)
     assert not same(draws, other_draws)
+
+
+def test_what_a_norm_draws_when_it_is_made_shifts_no_other_draw(record, monkeypatch):
+    def drawing_swap(model, candidate):
+        torch.rand(5)
+        return swap(model, candidate)
+
+    task = tiny.a_task(model=Recorded)
+    inputs, draws = seen(record, "rms", 3, task)
+    monkeypatch.setattr(trial, "swap", drawing_swap)
+    assert same(inputs, seen(record, "rms", 3, task)[0])
+    assert same(draws, record.draws)
 
 
 @pytest.mark.parametrize("options", [{}, {"run": drawing_loop}], ids=["our loop", "own loop"])
