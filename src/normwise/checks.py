@@ -1,5 +1,8 @@
 """What x, a mask and moments must be: said once, for the layers and the functions alike."""
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,15 +49,26 @@ def check_averaged(x: Tensor, scheme: Scheme, elements: Tensor | int, name: str)
         )
 
 
-def check_groups(num_groups: int, channels: int) -> None:
+def whole_number(number: Any) -> int | None:
+    """A whole number above 0, numpy's or anyone's, as an int; None for all else, True included."""
+    try:
+        whole = 0 if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        return None
+    return whole if whole > 0 else None
+
+
+def check_groups(num_groups: int, channels: int) -> int:
     """Refuse groups of unequal size. 0 channels are still to be learned and fit any groups."""
-    if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1:
+    groups = whole_number(num_groups)
+    if groups is None:
         raise NormError(f"num_groups must be a whole number above 0, received {num_groups!r}")
-    if channels % num_groups:
+    if channels % groups:
         raise NormError(
-            f"{num_groups} groups do not divide {channels} channels; "
+            f"{groups} groups do not divide {channels} channels; "
             f"these do: {', '.join(map(str, divisors(channels)))}"
         )
+    return groups
 
 
 def divisors(channels: int) -> list[int]:

@@ -8,7 +8,7 @@ Functions see the mask they are given and nothing else: `normwise.padding` speak
 to layers alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -294,7 +294,9 @@ def _check_shape(
 
 def _trailing(name: str, x: Tensor, normalized_shape: int | Sequence[int]) -> Pattern:
     check_floating(x, name)
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    shape = (
+        tuple(normalized_shape) if isinstance(normalized_shape, Iterable) else (normalized_shape,)
+    )
     if not shape or tuple(x.shape[-len(shape) :]) != shape:
         raise NormError(
             f"{name} over {shape} takes x that ends in these sizes, received {describe(x)}"

@@ -1,5 +1,6 @@
 """What the layers refuse, in whole sentences."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,7 @@ CONSTRUCTORS = [
         lambda: nw.LazyBatchNorm1d(1e-3),
         f"LazyBatchNorm1d {SIZE} 0.001; {INFER}; eps has to be named: eps=…",
     ),
+    (lambda: nw.DynamicTanh(np.True_), f"DynamicTanh {SIZE} np.True_; {INFER}"),
     (lambda: nw.LayerNorm((4, 0)), f"LayerNorm {SIZE} 0; {INFER}"),
     (lambda: nw.LayerNorm(()), "LayerNorm needs at least one dimension, received ()"),
     (lambda: nw.GroupNorm(3, 8), "3 groups do not divide 8 channels; these do: 1, 2, 4, 8"),
@@ -87,6 +89,26 @@ def refusal(call):
 @pytest.mark.parametrize(("construct", "sentence"), CONSTRUCTORS)
 def test_what_can_never_be_valid_is_refused_at_once(construct, sentence):
     assert refusal(construct) == sentence
+
+
+@pytest.mark.parametrize("whole", [np.int64, np.uint8])
+def test_whole_numbers_may_come_from_elsewhere(whole):
+    for layer, same in [
+        (nw.BatchNorm1d(whole(8)), nw.BatchNorm1d(8)),
+        (nw.InstanceNorm1d(num_features=whole(8)), nw.InstanceNorm1d(8)),
+        (nw.GroupNorm(whole(4), whole(8)), nw.GroupNorm(4, 8)),
+        (nw.LayerNorm(whole(8)), nw.LayerNorm(8)),
+        (nw.RMSNorm([whole(2), 8]), nw.RMSNorm((2, 8))),
+        (nw.Norm("n c [t]", c=whole(8)), nw.Norm("n c [t]", c=8)),
+        (nw.GhostBatchNorm1d(whole(4), whole(8)), nw.GhostBatchNorm1d(4, 8)),
+        (nw.EvoNormS01d(whole(8), whole(4)), nw.EvoNormS01d(8, 4)),
+        (nw.ConditionalInstanceNorm1d(whole(3), 8), nw.ConditionalInstanceNorm1d(3, 8)),
+    ]:
+        assert repr(layer) == repr(same)
+        assert layer.is_sized
+    x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nw.functional.layer_norm(x, whole(8)), nw.functional.layer_norm(x, 8))
+    assert torch.equal(nw.functional.group_norm(x, whole(2)), nw.functional.group_norm(x, 2))
 
 
 @pytest.mark.parametrize(("layer", "shape", "sentence"), CALLS)

@@ -69,6 +69,9 @@ def work(rank, processes):
     x, _ = whole([2] * processes, 0.0)
     mine = nw.SyncBatchNorm(C, process_group=groups[0 if rank in (0, processes - 1) else 1])
     results["groups"] = trained(mine, part(rank, [2] * processes, x), None)
+    # One process has yet to learn the size, the others wait for it in the first batch.
+    layer = nw.SyncBatchNorm(None if rank == 0 else C, process_group=dist.group.WORLD)
+    results["lazy"] = layer(part(rank, [1] * processes, x)[0, ..., :1]).detach()
     return results
 
 
@@ -108,6 +111,12 @@ def test_processes_agree_with_their_group_alone(results):
     if last == 2:
         alone = trained(nw.BatchNorm1d(C), parts[1], None)
         assert torch.equal(results[1]["groups"]["y"], alone["y"])
+
+
+def test_one_that_is_lazy_keeps_step_with_the_others(results):
+    x, _ = whole([2] * len(results), 0.0)
+    truth = nw.BatchNorm1d(C)(x[0, : len(results), :, :1])
+    assert_close(torch.cat([every["lazy"] for every in results]), truth.double())
 
 
 # -- in one process ---------------------------------------------------------------

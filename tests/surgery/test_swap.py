@@ -361,3 +361,62 @@ def test_norms_that_tie_their_weights_stay_tied():
     model[2].weight = model[1].weight
     swapped = nw.swap(model, "group:2")
     assert swapped[1].weight is swapped[2].weight
+
+
+# -- a function in place of a candidate -------------------------------------------
+
+
+def halves(num_features, dim):
+    return nw.make("group:2", num_features, dim)
+
+
+@each_dim
+def test_a_function_makes_the_layers(dim):
+    model = Tree(dim)
+    before = fingerprint(model)
+    swapped, wanted = nw.swap(model, halves), nw.swap(model, "group:2")
+    assert fingerprint(model) == before
+    assert nw.receipt(swapped) == nw.plan(model, halves)
+    assert nw.receipt(swapped).candidate == "halves"
+    assert nw.receipt(swapped).changes == nw.receipt(wanted).changes
+    assert torch.equal(swapped(x_of(dim)), wanted(x_of(dim)))
+
+
+def test_a_function_is_told_the_size_and_the_rank_of_each_place():
+    asked = []
+
+    def make(*place):
+        asked.append(place)
+        return nn.Identity()
+
+    nw.swap(MIXED, make)
+    nw.swap(nn.Sequential(nn.BatchNorm2d(6), nn.LazyBatchNorm3d(), nn.LayerNorm((2, 6))), make)
+    assert asked == [(6, 1), ((9,), 0), (6, 2), (None, 3), ((2, 6), 0)]
+
+
+REFUSED_FUNCTIONS = [
+    (
+        nw.GroupNorm1d,
+        "a class cannot tell (num_features, dim) from its own arguments; write "
+        "lambda num_features, dim: GroupNorm1d(num_features)",
+    ),
+    (
+        lambda num_features, dim: "group:2",
+        "stem.1 (BatchNorm1d(6)): <lambda> returned str 'group:2'; a function of "
+        "(num_features, dim) has to return a torch.nn.Module",
+    ),
+    (
+        lambda num_features, dim: nw.GroupNorm(4, num_features),
+        "stem.1 (BatchNorm1d(6)): 4 groups do not divide 6 channels; these do: 1, 2, 3, 6",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "sentence"), REFUSED_FUNCTIONS)
+def test_a_function_that_does_not_fit_is_refused(make, sentence):
+    model = Tree()
+    before = fingerprint(model)
+    with pytest.raises(nw.NormError) as caught:
+        nw.swap(model, make)
+    assert str(caught.value) == sentence
+    assert fingerprint(model) == before

@@ -81,7 +81,7 @@ def _difference(row: Mapping[str, Any], places: int) -> str:
 def _verdict(row: Mapping[str, Any], seeds: int) -> str:
     words: str = row["verdict"]
     if row["more_seeds"]:
-        words += f", +{row['more_seeds']} seeds"
+        words += f", +{row['more_seeds']} seed" + "s" * (row["more_seeds"] > 1)
     if row["failed"] and row["mean"] is not None:
         words += f" ({len(row['failed'])} of {seeds} failed)"
     return words

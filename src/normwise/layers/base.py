@@ -5,14 +5,14 @@ this file does the rest, so that a new norm is a constructor and a docstring.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
-from normwise.checks import check_averaged, check_floating
+from normwise.checks import check_averaged, check_floating, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
 from normwise.reference import Moments, normalize, scale
@@ -188,19 +188,21 @@ def checked_size(layer: Normalization, size: int | None) -> int:
     """The number of features a constructor was given; 0 if it was left out."""
     if size is None:
         return 0
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    whole = whole_number(size)
+    if whole is None:
         hint = "; eps has to be named: eps=…" * isinstance(size, float)
         raise NormError(
             f"{type(layer).__name__} takes its number of features as a whole number above 0, "
             f"received {size!r}; leave it out to have it inferred{hint}"
         )
-    return size
+    return whole
 
 
 def checked_shape(layer: Normalization, shape: int | Sequence[int] | None) -> tuple[int, ...]:
     """The trailing shape a constructor was given; (0,) if it was left out."""
-    if shape is None or isinstance(shape, int):
+    if not isinstance(shape, Iterable):
         return (checked_size(layer, shape),)
-    if not shape:
+    sizes = tuple(checked_size(layer, size) for size in shape)
+    if not sizes:
         raise NormError(f"{type(layer).__name__} needs at least one dimension, received {shape!r}")
-    return tuple(checked_size(layer, size) for size in shape)
+    return sizes

@@ -47,7 +47,7 @@ class _S0(_EvoNorm):
 
     def set_size(self, shape: tuple[int, ...]) -> None:
         if self.num_groups is not None:
-            check_groups(self.num_groups, shape[0])
+            self.num_groups = check_groups(self.num_groups, shape[0])
         super().set_size(shape)
 
     def part_sizes(self) -> Mapping[str, int]:

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from normwise.axes import SCHEMES, Fitted
+from normwise.checks import whole_number
 from normwise.errors import NormError
 from normwise.layers.batch import BatchNorm1d, BatchNorm2d, BatchNorm3d, _Batch
 from normwise.layers.lazy import Lazy
@@ -25,7 +26,8 @@ class _Ghost(_Batch):
         *,
         bias: bool = True,
     ) -> None:
-        if isinstance(ghost_size, bool) or not isinstance(ghost_size, int) or ghost_size < 1:
+        whole = whole_number(ghost_size)
+        if whole is None:
             raise NormError(
                 f"{type(self).__name__} takes ghost_size, in samples, as a whole number above 0, "
                 f"received {ghost_size!r}"
@@ -33,7 +35,7 @@ class _Ghost(_Batch):
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
-        self.ghost_size = ghost_size
+        self.ghost_size = whole
 
     def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
         """Batch norm of each ghost: the last is filled up with samples that are not real."""

@@ -46,7 +46,7 @@ class GroupNorm(Normalization, torch.nn.GroupNorm):
         bias: bool = True,
     ) -> None:
         size = checked_size(self, num_channels)
-        check_groups(num_groups, size)
+        num_groups = check_groups(num_groups, size)
         torch.nn.GroupNorm.__init__(self, num_groups, size, eps, affine, device, dtype)
         if not bias:
             self.register_parameter("bias", None)

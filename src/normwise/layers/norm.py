@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normwise.axes import ELLIPSIS, Axis, Scheme, parse, part_sizes
-from normwise.checks import check_floating
+from normwise.checks import check_floating, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.lazy import Lazy, make_lazy
 from normwise.layers.remembering import Remembering
@@ -180,8 +180,10 @@ class Norm(Remembering):
                     f"pattern {pattern.text!r} has no axis {name!r} to be of size {size!r}; "
                     f"it has {', '.join(names)}"
                 )
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            whole = whole_number(size)
+            if whole is None:
                 raise NormError(f"the size {name}={size!r} must be a whole number above 0")
+            self.sizes[name] = whole
         for dimension in pattern.dimensions:
             unknown = [axis.name for axis in dimension if axis.name not in self.sizes]
             if len(dimension) > 1 and len(unknown) > 1:

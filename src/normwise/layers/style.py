@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from normwise.axes import SCHEMES
+from normwise.checks import whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.base import Normalization
 from normwise.layers.channelwise import Channelwise
@@ -97,7 +98,8 @@ class _Conditional(Channelwise):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if isinstance(num_styles, bool) or not isinstance(num_styles, int) or num_styles < 1:
+        styles = whole_number(num_styles)
+        if styles is None:
             raise NormError(
                 f"{type(self).__name__} takes num_styles as a whole number above 0, "
                 f"received {num_styles!r}"
@@ -106,11 +108,11 @@ class _Conditional(Channelwise):
             num_features,
             {"weight": 1.0, "bias": 0.0},
             eps,
-            leading=(num_styles,),
+            leading=(styles,),
             device=device,
             dtype=dtype,
         )
-        self.num_styles = num_styles
+        self.num_styles = styles
 
     def forward(  # type: ignore[override]
         self, x: Tensor, index: Tensor, mask: Tensor | None = None

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from normwise.catalogue import Candidate, parse_candidate
-from normwise.errors import NormError
-from normwise.layers import Identity, Normalization
+from normwise.errors import NormError, describe
+from normwise.layers import Identity, Norm, Normalization
 from normwise.surgery.sites import Site, convolution_dims, find, kinds
 
+Make = Callable[[Any, int], torch.nn.Module]  # of (num_features, dim)
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
 
 
@@ -45,13 +46,24 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(model: torch.nn.Module, to: str, where: Where = None) -> Plan:
+@dataclass(frozen=True)
+class _Own:
+    """A candidate that is a function of the user's."""
+
+    make: Make
+
+    @property
+    def text(self) -> str:
+        return getattr(self.make, "__name__", repr(self.make))
+
+
+def plan(model: torch.nn.Module, to: str | Make, where: Where = None) -> Plan:
     """Say what `swap` would do with the same arguments; nothing is touched."""
     return _prepare(model, to, where)[0]
 
 
 def swap(
-    model: torch.nn.Module, to: str, where: Where = None, *, inplace: bool = False
+    model: torch.nn.Module, to: str | Make, where: Where = None, *, inplace: bool = False
 ) -> torch.nn.Module:
     """The model with its norms replaced: ``swap(model, "group:8")``.
 
@@ -60,13 +72,16 @@ def swap(
     running statistics from batch norm to batch norm. Device, dtype,
     requires_grad and training mode stay. A layer that is shared stays shared.
 
-    to       a candidate of the catalogue
+    to       a candidate of the catalogue; or a function of (num_features, dim) that
+             returns a layer, with dim as in `make`, and num_features None for a
+             layer that is lazy and a tuple where the features are in the last dimensions
     where    which norms: a path with wildcards ("encoder.*"), a class, or a
              function of (path, module); all if left out
 
     Raises
         NormError  if the candidate is not known or does not fit a layer (which
-                   one, and what would), or if there is no norm to swap.
+                   one, and what would), a function returns no module, or there
+                   is no norm to swap.
     """
     done, replacements = _prepare(model, to, where)
     if inplace:
@@ -97,9 +112,9 @@ def receipt(model: torch.nn.Module) -> Plan:
 
 
 def _prepare(
-    model: torch.nn.Module, to: str, where: Where
+    model: torch.nn.Module, to: str | Make, where: Where
 ) -> tuple[Plan, list[tuple[torch.nn.Module, torch.nn.Module]]]:
-    candidate = parse_candidate(to)
+    candidate = _read(to)
     sites = find(model)
     if not sites:
         raise NormError(
@@ -108,7 +123,7 @@ def _prepare(
         )
     changes, skipped, replacements = [], [], []
     for site in filter(lambda site: _is_meant(site, where), sites):
-        if site.dim == 0 and 0 not in candidate.entry.layers:
+        if isinstance(candidate, Candidate) and site.dim == 0 and 0 not in candidate.entry.layers:
             reason = f"{candidate.entry.name} has no layer for features in the last dimensions"
             skipped.append((site.path, reason))
             continue
@@ -119,11 +134,21 @@ def _prepare(
     _tie(changes, replacements)
     if not changes:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped)
+        reasons = reasons or f"where={where!r} matches no norm"
         raise NormError(
-            f"nothing to swap for {to!r}: {reasons or f'where={where!r} matches no norm'}; "
+            f"nothing to swap for {candidate.text!r}: {reasons}; "
             f"the model's norms are {', '.join(site.name for site in sites)}"
         )
     return Plan(candidate.text, tuple(changes), tuple(skipped)), replacements
+
+
+def _read(to: str | Make) -> Candidate | _Own:
+    if isinstance(to, type):
+        raise NormError(
+            f"a class cannot tell (num_features, dim) from its own arguments; write "
+            f"lambda num_features, dim: {to.__name__}(num_features)"
+        )
+    return _Own(to) if callable(to) else parse_candidate(to)
 
 
 def _is_meant(site: Site, where: Where) -> bool:
@@ -136,7 +161,7 @@ def _is_meant(site: Site, where: Where) -> bool:
     return bool(where(site.path, site.module))
 
 
-def _make(candidate: Candidate, site: Site, model: torch.nn.Module) -> torch.nn.Module:
+def _make(candidate: Candidate | _Own, site: Site, model: torch.nn.Module) -> torch.nn.Module:
     dim = site.dim
     if dim is None:
         dims = convolution_dims(model)
@@ -151,6 +176,11 @@ def _make(candidate: Candidate, site: Site, model: torch.nn.Module) -> torch.nn.
         new = candidate.make(site.num_features, dim)
     except NormError as error:
         raise NormError(f"{site.name} ({_short(site.module)}): {error}") from error
+    if not isinstance(new, torch.nn.Module):
+        raise NormError(
+            f"{site.name} ({_short(site.module)}): {candidate.text} returned {describe(new)}; "
+            "a function of (num_features, dim) has to return a torch.nn.Module"
+        )
     # A norm without tensors of its own is where the model is.
     tensors = [*site.module.parameters(), *site.module.buffers(), *model.parameters()]
     like = next((tensor for tensor in tensors if tensor.dtype.is_floating_point), None)
@@ -215,7 +245,9 @@ def _alike(module: torch.nn.Module) -> tuple[str, ...]:
 
 
 def _short(module: torch.nn.Module) -> str:
-    """BatchNorm1d(64), GroupNorm1d(8, 64)."""
+    """BatchNorm1d(64), GroupNorm1d(8, 64), Norm('[n] c [t]')."""
+    if isinstance(module, Norm):
+        return f"{type(module).__name__}({module.scheme.pattern.text!r})"
     names = ("num_groups", "num_channels", "num_features", "normalized_shape")
     sizes = [getattr(module, name) for name in names if hasattr(module, name)]
     plain = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in sizes]
