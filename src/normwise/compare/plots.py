@@ -79,7 +79,7 @@ def _differences(outcome: Outcome) -> Plot | None:
     region = ""
     if outcome.equivalent_within:
         region = (
-            f" The shaded region, up to {words.significant(outcome.equivalent_within, 2)} either way, "
+            f" The shaded region, up to {outcome.equivalent_within:.2g} either way, "
             "is too small to matter in practice."
         )
     return Plot(

@@ -45,7 +45,7 @@ def render_report(results: Mapping[str, Any]) -> str:
         plots=[(plot, Markup(plot.svg)) for plot in draw_plots(outcome)],
         marks=MARKS,
         trials=_trials(outcome),
-        margin=words.significant(outcome.equivalent_within or 0.0, 2),
+        margin=f"{outcome.equivalent_within or 0:.2g}",
         counted=words.counted,
     )
 

@@ -70,8 +70,7 @@ def summary(outcome: Outcome) -> str:
     within = outcome.equivalent_within
     wording = {
         "better": "better",
-        "equivalent": "equivalent"
-        + (f" within {significant(within, 2)}" if within is not None else ""),
+        "equivalent": "equivalent" + (f" within {within:.2g}" if within is not None else ""),
         "worse": "worse",
         "undecided": "undecided",
         "failed": "without a finished trial",
