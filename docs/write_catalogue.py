@@ -1,0 +1,75 @@
+"""Write docs/catalogue.md from the catalogue and the layers' docstrings.
+
+python docs/write_catalogue.py
+"""
+
+import inspect
+from functools import partial
+from itertools import dropwhile, takewhile
+from pathlib import Path
+
+import torch
+
+import normwise as nw
+from normwise.catalogue import Entry
+
+PAGE = Path(__file__).parent / "catalogue.md"
+
+INTRODUCTION = """\
+# The catalogue
+
+Every norm that `nw.make`, `nw.swap` and `normwise compare` know by name. In a pattern,
+brackets stand around what is averaged, and everything else keeps a statistic of its own:
+`n` samples, `c` channels, `g` a part of a dimension, `...` all that are not named.
+
+`docs/write_catalogue.py` writes this page.
+"""
+
+
+def classes(entry: Entry) -> list[type[torch.nn.Module]]:
+    """The classes that an entry makes, each once."""
+    made = (build.func if isinstance(build, partial) else build for build in entry.layers.values())
+    return list(dict.fromkeys(made))
+
+
+def description(layer: type[torch.nn.Module]) -> list[str]:
+    """The lines of the docstring that tells of a layer: its own, or the one it refers to."""
+    text = inspect.cleandoc(layer.__doc__)
+    return (
+        description(getattr(nw, text.split("`")[1])) if text.startswith("`") else text.split("\n")
+    )
+
+
+def formula(layer: type[torch.nn.Module]) -> str:
+    """The first indented lines of a layer's description."""
+    lines = dropwhile(lambda line: not line.startswith("    "), description(layer))
+    return inspect.cleandoc("\n" + "\n".join(takewhile(str.strip, lines)))
+
+
+def section(entry: Entry) -> str:
+    """What the page says of one norm."""
+    layers = classes(entry)
+    patterns = " and ".join(f"`{pattern}`" for pattern in filter(None, entry.averages.split(" + ")))
+    formulas = dict.fromkeys(map(formula, layers))
+    return "\n".join(
+        [
+            f"## `{entry.usage}`",
+            "",
+            entry.when,
+            "",
+            *(f"```text\n{text}\n```\n" for text in formulas),
+            f"- Averaged over: {patterns or 'nothing'}",
+            f"- Layers: {', '.join(f'`{layer.__name__}`' for layer in layers)}",
+            *([f"- Source: {entry.source}"] if entry.source != "–" else []),
+            "",
+        ]
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *map(section, nw.catalogue().values())])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
