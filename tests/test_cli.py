@@ -344,7 +344,7 @@ def test_a_terminal_shows_what_is_going_on(tmp_path):
             "COLUMNS": "80",
         }
         words = ["compare", str(command.TINY), "--seeds", "2", "--workers", "1"]
-        words += ["--epochs", "30", "--candidates", "rms"]
+        words += ["--epochs", "12", "--candidates", "rms"]
         os.execve(sys.executable, [sys.executable, "-m", "normwise.cli", *words], variables)
     shown = b""
     try:
