@@ -10,7 +10,7 @@ import pytest
 import command
 import tiny
 from normwise.catalogue import catalogue
-from normwise.cli import main
+from normwise.cli import _parser, main
 from normwise.compare import report
 from normwise.compare.ledger import FILE_NAME, Ledger
 from normwise.version import __version__
@@ -26,6 +26,18 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def no_drawing(monkeypatch):
     monkeypatch.setattr(report, "write_report", lambda results, path: path.touch())
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("group:8,rms", ["group:8", "rms"]),
+        ("group:8 rms,", ["group:8", "rms"]),
+        ("batch:momentum=0.01,eps=1e-3,rms", ["batch:momentum=0.01,eps=1e-3", "rms"]),
+    ],
+)
+def test_candidates_are_split_and_keep_their_arguments(text, names):
+    assert _parser().parse_args(["compare", "--candidates", text]).candidates == names
 
 
 @pytest.fixture
@@ -180,7 +192,7 @@ NAN = "task = tiny.a_task(metric=lambda outputs, targets: float('nan'), higher_i
 WIDE = "task = tiny.a_task(model=lambda: nn.Sequential(nn.Conv1d(2, 64, 3), nn.BatchNorm1d(64)))"
 BARE = "task = tiny.a_task(model=lambda: nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU()))"
 OWN = "task = tiny.a_task(run=lambda model, seed, report: 'high')"
-KNOWN = "Known are none, batch, instance, group:8, layer, rms, tanh"
+KNOWN = f"Known are {', '.join(entry.usage for entry in catalogue().values())}"
 GROUPS = "1 (BatchNorm1d(64)): 5 groups do not divide 64 channels; these do: 1, 2, 4, 8, 16, 32, 64"
 
 REFUSED = [

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("task", nargs="?", type=Path, help="Python file with task = nw.Task(...)")
     run.add_argument(
         "--candidates",
-        type=lambda text: [name for name in text.replace(" ", ",").split(",") if name],
+        type=_candidates,
         metavar="A,B,…",
         help="norms to try, as in group:8,rms (see `normwise list`); all that fit if left out",
     )
@@ -75,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     norms = commands.add_parser("list", help="print the catalogue of norms")
     norms.set_defaults(call=_list)
     return parser
+
+
+def _candidates(text: str) -> list[str]:
+    """group:8,batch:momentum=0.01,eps=1e-3 → two candidates: eps belongs to batch."""
+    names: list[str] = []
+    for part in text.replace(" ", ",").split(","):
+        if names and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        elif part:
+            names.append(part)
+    return names
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -114,7 +114,8 @@ def test_a_worker_that_dies_ends_the_run_in_one_sentence(begin, tmp_path):
     told = "normwise: a worker process died, perhaps for want of memory, while it ran "
     assert complaints.startswith(told)
     assert complaints.endswith(
-        "; what was finished is kept, and the same command goes on from there\n"
+        "; what was finished is kept, and the same command goes on from there. "
+        "(A script that asks for workers starts below if __name__ == '__main__':)\n"
     )
     assert complaints.count("\n") == 1
     assert begun(tmp_path)[3] in complaints

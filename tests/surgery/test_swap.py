@@ -420,3 +420,11 @@ def test_a_function_that_does_not_fit_is_refused(make, sentence):
         nw.swap(model, make)
     assert str(caught.value) == sentence
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("candidate", ["batch", "group:2", "layer"])
+def test_a_place_for_a_norm_in_a_model_without_convolutions(candidate):
+    model = nn.Sequential(nn.Linear(4, 6), nw.Identity(6), nn.Linear(6, 2))
+    swapped = nw.swap(model, candidate)
+    assert type(swapped[1]) is type(nw.make(candidate, 6))
+    assert swapped(torch.randn(5, 4)).shape == (5, 2)

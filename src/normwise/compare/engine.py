@@ -87,7 +87,8 @@ def run_in_workers(
         names = ", ".join(f"{trial.candidate} with seed {trial.seed}" for trial in running.values())
         raise NormError(
             f"a worker process died, perhaps for want of memory, while it ran {names}; what was "
-            "finished is kept, and the same command goes on from there"
+            "finished is kept, and the same command goes on from there. (A script that asks for "
+            "workers starts below if __name__ == '__main__':)"
         ) from error
     finally:
         for process in list((pool._processes or {}).values()):

@@ -164,7 +164,7 @@ def _is_meant(site: Site, where: Where) -> bool:
 def _make(candidate: Candidate | _Own, site: Site, model: torch.nn.Module) -> torch.nn.Module:
     dim = site.dim
     if dim is None:
-        dims = convolution_dims(model)
+        dims = convolution_dims(model) or {1}  # without convolutions: (N, C), as 1-D layers take
         if len(dims) != 1:
             raise NormError(
                 f"{site.name}: {_short(site.module)} takes signals and images alike, and the "
