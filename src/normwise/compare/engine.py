@@ -38,6 +38,7 @@ def run_here(task: Task, trials: list[Trial], watch: Watch) -> Iterator[Outcome]
             trial.candidate,
             trial.seed,
             keep_weights=trial.keep_weights,
+            # mypy cannot infer a lambda's default; it binds this trial, not the loop's last.
             on_progress=lambda epoch, trial=trial: watch(trial, epoch),  # type: ignore[misc]
         )
 

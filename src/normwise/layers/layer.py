@@ -45,7 +45,7 @@ class LayerNorm(Normalization, torch.nn.LayerNorm):
         if shape == (0,):
             make_lazy(self)
 
-    @property
+    @property  # where the others have an attribute: the row depends on the shape
     def scheme(self) -> Scheme:  # type: ignore[override]
         return Scheme(trailing(len(self.normalized_shape)))
 
@@ -85,7 +85,7 @@ class RMSNorm(Normalization, torch.nn.RMSNorm):
         if shape == (0,):
             make_lazy(self)
 
-    @property
+    @property  # where the others have an attribute: the row depends on the shape
     def scheme(self) -> Scheme:  # type: ignore[override]
         return Scheme(trailing(len(self.normalized_shape)), centres=False)
 

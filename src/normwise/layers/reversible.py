@@ -98,7 +98,7 @@ class ReversibleInstanceNorm(Channelwise):
         """exp(log_weight): above 0."""
         return None if self.log_weight is None else wide(self.log_weight).exp()
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # a pair, as no other layer returns
         self, x: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, SeriesStatistics]:
         """Normalize x; positions that are masked or NaN count for nothing and return 0."""

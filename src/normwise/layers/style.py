@@ -22,7 +22,7 @@ class _Adaptive(Normalization):
         super().__init__()
         self.eps = eps
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # a style, too, as no other layer takes
         self,
         x: Tensor,
         style: Tensor,
@@ -114,7 +114,7 @@ class _Conditional(Channelwise):
         )
         self.num_styles = styles
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # an index, too, as no other layer takes
         self, x: Tensor, index: Tensor, mask: Tensor | None = None
     ) -> Tensor:
         """Normalize x, then scale and shift each sample in its style or blend of styles."""
