@@ -408,13 +408,13 @@ def test_every_layer_has_a_case():
 
 def gradients(layer, x, cotangent, mask=None, **more):
     """y, and the gradients by name of x, of what else is given by name, and of every parameter."""
-    more = {"x": x} | more
+    x = x.detach().clone().requires_grad_()
     more = {name: tensor.detach().clone().requires_grad_() for name, tensor in more.items()}
-    y = layer(**more) if mask is None else layer(mask=mask, **more)
+    y = layer(x, **more) if mask is None else layer(x, mask, **more)
     parameters = dict(layer.named_parameters())
-    found = torch.autograd.grad(y, [*more.values(), *parameters.values()], cotangent)
+    found = torch.autograd.grad(y, [x, *more.values(), *parameters.values()], cotangent)
     names = [name.removeprefix("_orig_mod.") for name in parameters]  # torch.compile's prefix
-    return y.detach(), dict(zip([*more, *names], found, strict=True))
+    return y.detach(), dict(zip(["x", *more, *names], found, strict=True))
 
 
 def assert_same_state(one, other):
