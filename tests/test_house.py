@@ -23,9 +23,9 @@ FLOORS = {
     "running": 1,
     "checks": 1,
     "data": 1,
+    "_native": 1,  # what csrc/ is compiled to
     "ops": 2,
-    "csrc": 2,
-    "functional": 2,
+    "functional": 3,
     "layers": 3,
     "catalogue": 4,
     "surgery": 5,

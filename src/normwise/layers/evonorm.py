@@ -11,6 +11,7 @@ from normwise.checks import check_groups
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
 from normwise.layers.remembering import Remembering
+from normwise.ops import Stored
 from normwise.reference import Moments, measure, split, wide
 from normwise.running import Running, unbiased
 
@@ -142,7 +143,8 @@ class _B0(_EvoNorm, Remembering):
     def _policy(self) -> Running:
         return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)
 
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
+    def remember(self, moments: Moments | Stored, fitted: Fitted) -> None:
+        assert isinstance(moments, Moments)  # a formula of its own measures them
         super().remember(moments._replace(var=unbiased(moments)), fitted)
 
     def normalized(
