@@ -11,7 +11,9 @@ import torch
 from normwise.catalogue import Candidate, parse_candidate
 from normwise.errors import NormError, describe
 from normwise.layers import Identity, Norm, Normalization
-from normwise.surgery.sites import Site, convolution_dims, find, kinds
+from normwise.surgery.recognition import kinds
+from normwise.surgery.sites import Site, convolution_dims
+from normwise.surgery.sites import bare_sites as find
 
 Make = Callable[[Any, int], torch.nn.Module]  # of (num_features, dim)
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
