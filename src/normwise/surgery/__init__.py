@@ -1,7 +1,20 @@
-"""Change the norms of a model that exists: find, plan, swap."""
+"""Change the norms of a model that exists: find, plan, swap, undo."""
 
+from normwise.surgery.optimizers import update_optimizer
 from normwise.surgery.recognition import register
+from normwise.surgery.replacing import Change, Plan
 from normwise.surgery.sites import Site, find
-from normwise.surgery.swapping import Change, Plan, plan, receipt, swap
+from normwise.surgery.swapping import plan, receipt, swap, undo
 
-__all__ = ["Change", "Plan", "Site", "find", "plan", "receipt", "register", "swap"]
+__all__ = [
+    "Change",
+    "Plan",
+    "Site",
+    "find",
+    "plan",
+    "receipt",
+    "register",
+    "swap",
+    "undo",
+    "update_optimizer",
+]
