@@ -6,5 +6,16 @@ from normwise.compare import Comparison, Task, compare
 from normwise.errors import NormError
 from normwise.layers import *
 from normwise.running import Running
-from normwise.surgery import find, plan, receipt, register, swap, undo, update_optimizer
+from normwise.surgery import (
+    find,
+    freeze,
+    plan,
+    receipt,
+    register,
+    swap,
+    sync,
+    undo,
+    unfreeze,
+    update_optimizer,
+)
 from normwise.version import __version__

@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     import torchvision
     import transformers
 
-IMAGE = (4, 3, 64, 64)
+IMAGE = (3, 3, 64, 64)
 SIZES = {
     "hidden_size": 16,
     "intermediate_size": 24,

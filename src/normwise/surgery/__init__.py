@@ -1,5 +1,6 @@
 """Change the norms of a model that exists: find, plan, swap, undo."""
 
+from normwise.surgery.freezing import freeze, sync, unfreeze
 from normwise.surgery.optimizers import update_optimizer
 from normwise.surgery.recognition import register
 from normwise.surgery.replacing import Change, Plan
@@ -11,10 +12,13 @@ __all__ = [
     "Plan",
     "Site",
     "find",
+    "freeze",
     "plan",
     "receipt",
     "register",
     "swap",
+    "sync",
+    "unfreeze",
     "undo",
     "update_optimizer",
 ]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from normwise.surgery.replacing import process_groups
+
 
 class Flow:
     """The calls of a model's modules, in as many graphs as its code could be traced in.
@@ -27,7 +29,8 @@ class Flow:
         self._modules: dict[fx.Node, torch.nn.Module] = {}
         try:
             # Parameters are read at most; buffers a forward may write to.
-            copied = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+            parameters = {id(p): p for p in model.parameters()}
+            copied = copy.deepcopy(model, {**parameters, **process_groups(model)})
         except Exception:  # a model that cannot be copied is not run, either
             return
         originals = {

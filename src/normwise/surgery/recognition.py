@@ -74,6 +74,9 @@ _WEIGHTS = ("weight", "gamma", "scale", "g")
 _BIASES = ("bias", "beta", "shift", "b")
 _EPSILONS = ("eps", "variance_epsilon", "epsilon", "variance_eps", "norm_eps")
 _STATISTICS = ("running_mean", "running_var")
+_PLAIN = (bool, int, float, str, tuple, type(None))
+_OF_EVERY_MODULE = vars(torch.nn.Module()).keys()
+_MEASURED: dict[Any, Known | None] = {}  # what modules of one make were found to be
 # eps is not always to be found, and 1e-3 of a variance of 1 shifts a result by 5e-4.
 _ALIKE = 2e-3
 
@@ -113,10 +116,8 @@ def kinds(module: torch.nn.Module) -> list[str]:
     return named or [known.kind for known in [recognise(module)] if known is not None]
 
 
-def recognise(
-    module: torch.nn.Module, measured: dict[Any, Known | None] | None = None
-) -> Known | None:
-    """What norm a module is; None if it is none. `measured` remembers modules made alike.
+def recognise(module: torch.nn.Module) -> Known | None:
+    """What norm a module is; None if it is none.
 
     A class decides where its forward is the class's own. A subclass of one of
     torch.nn's norms may do something else, and so may any module whose tensors are
@@ -135,10 +136,10 @@ def recognise(
         return Known(named, _dim(module))
     if named is None and not _could_be_one(module):
         return None
-    make, measured = _make_of(module), {} if measured is None else measured
-    if make not in measured:
-        measured[make] = _measure(module)
-    found = measured[make]
+    make = _make_of(module)
+    found = _MEASURED[make] if make in _MEASURED else _measure(module)
+    if make is not None:
+        _MEASURED[make] = found
     return Known(named, _dim(module)) if found is None and named is not None else found
 
 
@@ -257,11 +258,19 @@ def _could_be_one(module: torch.nn.Module) -> bool:
 
 
 def _make_of(module: torch.nn.Module) -> Any:
-    """What two modules have in common that compute the same: class, sizes, plain attributes."""
-    plain = (bool, int, float, str, tuple, type(None), torch.Size)
-    attributes = ((k, v) for k, v in vars(module).items() if isinstance(v, plain))
+    """What two modules have in common that compute the same: class, attributes and sizes.
+
+    None where an attribute is more than a plain value, and might do anything.
+    """
+    attributes = []
+    for name, value in vars(module).items():
+        if isinstance(value, _PLAIN):
+            attributes.append((name, str(value)))
+        elif name not in _OF_EVERY_MODULE:
+            return None
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    return type(module), *map(str, attributes), *((name, tuple(t.shape)) for name, t in tensors)
+    sizes = ((name, tuple(t.shape)) for name, t in tensors)
+    return type(module), *attributes, *sizes, *map(type, module.modules())
 
 
 def bare_copy(module: torch.nn.Module) -> torch.nn.Module:

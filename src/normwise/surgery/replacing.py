@@ -62,11 +62,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Replaced:
-    """A module that is no longer in the model, where it was, and whether its tensors went on."""
+    """A module that is no longer in the model.
+
+    paths    where it was
+    module   itself; None where it could not be copied
+    carried  whether its successor has its tensors
+    learned  the names of its parameters that required gradients
+    """
 
     paths: tuple[str, ...]
-    module: torch.nn.Module | None  # None where it could not be copied
+    module: torch.nn.Module | None
     carried: bool
+    learned: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,12 +82,14 @@ class Replacement:
 
     old, new  the modules
     paths     every name the old one has
+    carried   whether the new one has the old one's tensors, or their values
     links     (name in old, name in new) of the parameters that become others
     """
 
     old: torch.nn.Module
     new: torch.nn.Module
     paths: tuple[str, ...]
+    carried: bool = False
     links: tuple[tuple[str, str], ...] = ()
 
 
@@ -112,7 +121,7 @@ def perform(
     """
     earlier = getattr(model, "_normwise_receipt", None)
     before = dict(model.named_parameters())
-    memo: dict[int, Any] = {}
+    memo = process_groups(model, *(r.new for r in replacements))
     olds: list[torch.nn.Module | None]
     if inplace:
         if any("" in r.paths for r in replacements):
@@ -135,13 +144,21 @@ def perform(
     receipt = replace(
         done,
         replaced=tuple(
-            Replaced(r.paths, old, bool(r.links)) for r, old in zip(replacements, olds, strict=True)
+            Replaced(r.paths, old, r.carried, _learned(r.old))
+            for r, old in zip(replacements, olds, strict=True)
         ),
         links=_linked(before, replacements, news, memo),
         earlier=earlier,
     )
     model._normwise_receipt = receipt  # type: ignore[assignment]
     return model
+
+
+def process_groups(*models: torch.nn.Module) -> dict[int, Any]:
+    """A memo for `copy.deepcopy`: what stands for other processes cannot be copied."""
+    modules = (module for model in models for module in model.modules())
+    groups = (getattr(module, "process_group", None) for module in modules)
+    return {id(group): group for group in groups if group is not None}
 
 
 def put(model: torch.nn.Module, paths: Iterable[str], module: torch.nn.Module) -> None:
@@ -232,6 +249,10 @@ def _copied(module: torch.nn.Module, memo: dict[int, Any]) -> torch.nn.Module | 
     return copied
 
 
+def _learned(module: torch.nn.Module) -> tuple[str, ...]:
+    return tuple(name for name, p in module.named_parameters(recurse=False) if p.requires_grad)
+
+
 def _linked(
     before: dict[str, torch.nn.Parameter],
     replacements: list[Replacement],
@@ -244,6 +265,9 @@ def _linked(
     for r, new in zip(replacements, news, strict=True):
         olds, parameters = dict(r.old.named_parameters()), dict(new.named_parameters())
         replaced |= {id(p) for p in olds.values()}
+        here = {id(p) for p in parameters.values()}
+        copied = {id(p): memo.get(id(p), p) for p in olds.values()}
+        became |= {key: p for key, p in copied.items() if id(p) in here}
         became |= {id(olds[a]): parameters[b] for a, b in r.links if a in olds and b in parameters}
         taken = {id(p) for p in became.values()}
         beside = next(iter(olds.values()), None)

@@ -1,7 +1,6 @@
 """Where the norms of a model are, and what each of them is."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx
@@ -98,9 +97,9 @@ def bare_sites(model: torch.nn.Module) -> list[Site]:
     paths: dict[torch.nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)
-    sites, measured = [], dict[Any, Known | None]()
+    sites = []
     for module, names in paths.items():
-        known = recognise(module, measured)
+        known = recognise(module)
         if known is not None:
             sites.append(site_of(tuple(names), module, known))
     return sites

@@ -11,8 +11,17 @@ from normwise.errors import NormError
 from normwise.surgery.fusing import fusible
 from normwise.surgery.making import Made, Make, Same, alike, carry, make, read, with_inner
 from normwise.surgery.recognition import recognise
-from normwise.surgery.replacing import OURS, Change, Plan, Replacement, perform, put, shown
-from normwise.surgery.sites import Site, bare_sites
+from normwise.surgery.replacing import (
+    OURS,
+    Change,
+    Plan,
+    Replacement,
+    perform,
+    process_groups,
+    put,
+    shown,
+)
+from normwise.surgery.sites import Site, bare_sites, is_frozen
 
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
 Groups = Literal["auto", "exact"]
@@ -107,7 +116,7 @@ def undo(model: torch.nn.Module, *, inplace: bool = False) -> torch.nn.Module:
             "torch cannot copy a lazy layer; swap to another norm instead"
         )
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(model, process_groups(model))
         done = receipt(model)
     whole = None
     for replaced in done.replaced:
@@ -117,8 +126,10 @@ def undo(model: torch.nn.Module, *, inplace: bool = False) -> torch.nn.Module:
         norm = next((m for m in here.modules() if recognise(m) is not None), None)
         if replaced.carried and norm is not None:
             carry(norm, old)
+        for name, parameter in old.named_parameters(recurse=False):
+            parameter.requires_grad_(name in replaced.learned)
         _follow(model, old)
-        old.train(here.training)
+        old.train(old.training if is_frozen(here) else here.training)
         if "" in replaced.paths:
             whole = old
         else:
@@ -166,14 +177,14 @@ def sites_of(model: torch.nn.Module, where: Where, why: str) -> list[Site]:
         )
     meant = [site for site in sites if is_meant(site, where)]
     if not meant:
-        raise nothing_to_do(why, f"where={where!r} matches no norm", sites)
+        raise nothing_to_do(f"swap for {why!r}", f"where={where!r} matches no norm", sites)
     return meant
 
 
-def nothing_to_do(why: str, reasons: str, sites: list[Site]) -> NormError:
+def nothing_to_do(what: str, reasons: str, sites: list[Site]) -> NormError:
     """The error of a call that would change no layer."""
     return NormError(
-        f"nothing to swap for {why!r}: {reasons}; "
+        f"nothing to {what}: {reasons}; "
         f"the model's norms are {', '.join(site.name for site in sites)}"
     )
 
@@ -210,11 +221,11 @@ def _prepare(
             links = tuple((old, f"norm.{name}") for old, name in links)
         words = shown(site.module), shown(whole)
         changes.append(Change(site.paths, *words, carried, left, made[site].notes))
-        replacements.append(Replacement(site.module, whole, site.paths, links))
+        replacements.append(Replacement(site.module, whole, site.paths, bool(carried), links))
     replacements += [Replacement(m, torch.nn.Identity(), paths) for m, paths in fused.items()]
     if not changes and not (isinstance(candidate, Same) and kept):
         reasons = "; ".join(f"{site.path}: {reason}" for site, reason in kept.items())
-        raise nothing_to_do(candidate.text, reasons, bare_sites(model))
+        raise nothing_to_do(f"swap for {candidate.text!r}", reasons, bare_sites(model))
     skipped = tuple((site.path, reason) for site, reason in kept.items())
     return Plan(candidate.text, tuple(changes), skipped), replacements
 
