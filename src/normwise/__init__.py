@@ -8,6 +8,7 @@ from normwise.layers import *
 from normwise.running import Running
 from normwise.surgery import (
     find,
+    fold,
     freeze,
     plan,
     receipt,

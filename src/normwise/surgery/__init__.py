@@ -1,5 +1,6 @@
 """Change the norms of a model that exists: find, plan, swap, undo."""
 
+from normwise.surgery.folding import fold
 from normwise.surgery.freezing import freeze, sync, unfreeze
 from normwise.surgery.optimizers import update_optimizer
 from normwise.surgery.recognition import register
@@ -12,6 +13,7 @@ __all__ = [
     "Plan",
     "Site",
     "find",
+    "fold",
     "freeze",
     "plan",
     "receipt",

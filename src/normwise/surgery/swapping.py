@@ -222,7 +222,9 @@ def _prepare(
         words = shown(site.module), shown(whole)
         changes.append(Change(site.paths, *words, carried, left, made[site].notes))
         replacements.append(Replacement(site.module, whole, site.paths, bool(carried), links))
-    replacements += [Replacement(m, torch.nn.Identity(), paths) for m, paths in fused.items()]
+    replacements += [
+        Replacement(m, torch.nn.Identity().train(m.training), paths) for m, paths in fused.items()
+    ]
     if not changes and not (isinstance(candidate, Same) and kept):
         reasons = "; ".join(f"{site.path}: {reason}" for site, reason in kept.items())
         raise nothing_to_do(f"swap for {candidate.text!r}", reasons, bare_sites(model))
