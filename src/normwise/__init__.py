@@ -7,10 +7,12 @@ from normwise.errors import NormError
 from normwise.layers import *
 from normwise.running import Running
 from normwise.surgery import (
+    adapt,
     find,
     fold,
     freeze,
     plan,
+    recalibrate,
     receipt,
     register,
     swap,

@@ -1,5 +1,7 @@
 """Change the norms of a model that exists: find, plan, swap, undo."""
 
+from normwise.surgery.adapting import adapt
+from normwise.surgery.calibrating import recalibrate
 from normwise.surgery.folding import fold
 from normwise.surgery.freezing import freeze, sync, unfreeze
 from normwise.surgery.optimizers import update_optimizer
@@ -12,10 +14,12 @@ __all__ = [
     "Change",
     "Plan",
     "Site",
+    "adapt",
     "find",
     "fold",
     "freeze",
     "plan",
+    "recalibrate",
     "receipt",
     "register",
     "swap",
