@@ -216,6 +216,7 @@ WHERE = [
     ("stem.*", ["stem.1"]),
     ("shared_again.0", ["shared"]),
     ("*a*", ["branches.a", "branches.b.0", "layers.0", "shared", "lazy"]),
+    (["stem.*", "lazy"], ["stem.1", "lazy"]),
     (nn.GroupNorm, ["layers.0"]),
     (nn.InstanceNorm1d, ["branches.b.0"]),
     (lambda path, module: path == "lazy", ["lazy"]),

@@ -355,6 +355,7 @@ def _elements(moments: Moments) -> Tensor:
 
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of the model, which shares nothing with it but groups of processes."""
     return copy.deepcopy(model, process_groups(model))
 
 

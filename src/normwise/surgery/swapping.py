@@ -1,7 +1,7 @@
 """Put one norm in the place of others: say what would change, then change it in a copy."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -23,7 +23,7 @@ from normwise.surgery.replacing import (
 )
 from normwise.surgery.sites import Site, bare_sites, is_frozen
 
-Where = str | type | Callable[[str, torch.nn.Module], bool] | None
+Where = str | type | Collection[str] | Callable[[str, torch.nn.Module], bool] | None
 Groups = Literal["auto", "exact"]
 
 
@@ -66,8 +66,8 @@ def swap(
     to       a candidate of the catalogue; "same"; or a function of (num_features, dim)
              that returns a layer, with dim as in `make`, and num_features None for a
              layer that is lazy and a tuple where the features are in the last dimensions
-    where    which norms: a path with wildcards ("encoder.*"), a class, or a
-             function of (path, module); all if left out
+    where    which norms: a path with wildcards ("encoder.*"), several of them, a
+             class, or a function of (path, module); all if left out
     groups   "auto": where a number of groups does not divide the channels, the largest
              below it that does and leaves two channels in each; the plan says so.
              "exact": that is an error
@@ -160,6 +160,8 @@ def is_meant(site: Site, where: Where) -> bool:
         return any(fnmatchcase(path, where) for path in site.paths)
     if isinstance(where, type):
         return isinstance(site.module, where)
+    if isinstance(where, Collection):
+        return any(is_meant(site, name) for name in where)
     return bool(where(site.path, site.module))
 
 
