@@ -35,8 +35,13 @@ FLOORS = {
     "cli": 8,
     "__init__": 9,
 }
-# Two files of the root folder that share a floor may lean on each other only where it is said here.
-NEIGHBOURS = {("axes", "errors"), ("running", "reference"), ("checks", "reference")}
+# What shares a floor, in the root folder, may lean on each other only where it is said here.
+NEIGHBOURS = {
+    ("axes", "errors"),
+    ("running", "reference"),
+    ("checks", "reference"),
+    ("doctor", "surgery"),
+}
 
 # What `import normwise` must not wait for.
 HEAVY = {"matplotlib", "scipy", "rich", "jinja2", "ray", "triton", "pandas", "cloudpickle"}

@@ -7,24 +7,30 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from normwise.catalogue import catalogue
 from normwise.compare import Comparison, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
+from normwise.compare.task import load_module
 from normwise.errors import NormError
 from normwise.version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
-    0 done, 2 bad input (one line says what is wrong), 130 stopped by Ctrl-C.
+    0 done, 1 the doctor found something wrong, 2 bad input (one line says what is
+    wrong), 130 stopped by Ctrl-C.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(words)
     options.command_line = shlex.join(["normwise", *words])
     try:
-        options.call(options)
+        code = options.call(options)
     except NormError as error:
         print(f"normwise: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -34,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +77,28 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
     report.add_argument("--json", action="store_true", help="print results.json, not the table")
     report.set_defaults(call=_report)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong with the norms of a model",
+        description="Run a model on a sample and say what is wrong with its norms, worst first, "
+        "with the calls that cure it. Exit code 1 if something is.",
+    )
+    doctor.add_argument(
+        "model",
+        metavar="FILE.py:NAME",
+        help="a module, or a function of nothing that returns one",
+    )
+    doctor.add_argument(
+        "--sample",
+        required=True,
+        metavar="N,C,T|FILE",
+        help="shape of a random batch, or a .npy or .pt file with one",
+    )
+    doctor.add_argument("--lengths", type=_numbers, metavar="A,B,…", help="of the padded series")
+    doctor.add_argument("--steps", type=int, metavar="K", help="of the training")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.set_defaults(call=_doctor)
 
     norms = commands.add_parser("list", help="print the catalogue of norms")
     norms.set_defaults(call=_list)
@@ -141,6 +169,56 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
             console.print(Text(f"{row['name']}, seed {failure['seed']}: {failure['reason']}"))
     for name in ("report.html", "results.json", "ledger.sqlite"):
         console.print(Text(str(comparison.folder / name), style="dim"), soft_wrap=True)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from normwise.doctor import doctor
+
+    model = _model(options.model)
+    findings = doctor(model, _sample(options.sample), lengths=options.lengths, steps=options.steps)
+    print(json.dumps(findings.rows(), indent=2) if options.json else findings)
+    return 0 if findings.healthy else 1
+
+
+def _model(spec: str) -> "torch.nn.Module":
+    """The module that FILE.py:NAME means, built if it is a function."""
+    import torch
+
+    file, _, name = spec.rpartition(":")
+    if not file:
+        raise NormError(f"model {spec!r} needs a name in it: write {spec}:build")
+    found = getattr(load_module(Path(file)), name, None)
+    if not isinstance(found, torch.nn.Module) and callable(found):
+        found = found()
+    if not isinstance(found, torch.nn.Module):
+        raise NormError(f"{file} has no {name} that is a module or a function that returns one")
+    return found
+
+
+def _sample(text: str) -> "torch.Tensor":
+    """A batch from a file, or random numbers of a shape; the same in every run."""
+    import numpy
+    import torch
+
+    path = Path(text)
+    if path.suffix == ".npy" and path.is_file():
+        return torch.from_numpy(numpy.load(path))
+    if path.suffix in (".pt", ".pth") and path.is_file():
+        loaded = torch.load(path)
+        if not isinstance(loaded, torch.Tensor):
+            raise NormError(f"{path} holds a {type(loaded).__name__}, and a tensor is wanted")
+        return loaded
+    try:
+        shape = _numbers(text)
+    except ValueError:
+        raise NormError(
+            f"--sample {text!r} is neither a shape, as 8,12,100, nor a .npy or .pt file"
+        ) from None
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def _list(options: argparse.Namespace) -> None:

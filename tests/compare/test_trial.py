@@ -107,9 +107,9 @@ def test_a_seed_gives_every_candidate_the_same_batches_and_draws(record, candida
 
 
 def test_what_a_norm_draws_when_it_is_made_shifts_no_other_draw(record, monkeypatch):
-    def drawing_swap(model, candidate):
+    def drawing_swap(model, candidate, **options):
         torch.rand(5)
-        return swap(model, candidate)
+        return swap(model, candidate, **options)
 
     task = tiny.a_task(model=Recorded)
     inputs, draws = seen(record, "rms", 3, task)

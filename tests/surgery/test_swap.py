@@ -216,6 +216,7 @@ WHERE = [
     ("stem.*", ["stem.1"]),
     ("shared_again.0", ["shared"]),
     ("*a*", ["branches.a", "branches.b.0", "layers.0", "shared", "lazy"]),
+    (["stem.*", "lazy"], ["stem.1", "lazy"]),
     (nn.GroupNorm, ["layers.0"]),
     (nn.InstanceNorm1d, ["branches.b.0"]),
     (lambda path, module: path == "lazy", ["lazy"]),
@@ -242,8 +243,8 @@ LAST_ONLY = "batch has no layer for features in the last dimensions"
 REFUSED = [
     (Tree(), "grup:2", None, "candidate 'grup:2' is not known; did you mean 'group:2'?"),
     (
-        *(Tree(), "group:4", None),
-        "stem.1 (BatchNorm1d(6)): 4 groups do not divide 6 channels; these do: 1, 2, 3, 6",
+        *(Tree(), "group:0", None),
+        "stem.1 (BatchNorm1d(6)): num_groups must be a whole number above 0, received 0",
     ),
     (
         *(Tree(), "rms:speed=3", None),

@@ -198,13 +198,16 @@ def _checked_candidates(
     if candidates is None:
         candidates = [name for name in _usual_candidates(model) if _fits(model, name)]
     names = [parse_candidate(name).text for name in ["none", *candidates] if name != AS_IS]
-    changes = {name: [str(change) for change in plan(model, name).changes] for name in names}
+    changes = {
+        name: [str(change) for change in plan(model, name, groups="exact").changes]
+        for name in names
+    }
     return [AS_IS, *changes], {AS_IS: [], **changes}
 
 
 def _fits(model: torch.nn.Module, name: str) -> bool:
     try:
-        plan(model, name)
+        plan(model, name, groups="exact")
     except NormError:
         return False
     return True

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
@@ -270,8 +271,23 @@ def load_task(path: Path) -> Task:
     Raises
         NormError  if there is no such file, it raises, or it defines no task.
     """
+    module = load_module(path, "; a task file is a Python file with task = nw.Task(…)")
+    task = getattr(module, "task", None)
+    if not isinstance(task, Task):
+        found = "no `task`" if task is None else f"a `task` that is a {type(task).__name__}"
+        raise NormError(f"{path} has {found}; write task = nw.Task(model=…, train=…, valid=…)")
+    task.name = task.name or path.stem
+    return task
+
+
+def load_module(path: Path, hint: str = "") -> ModuleType:
+    """The module that a Python file of the user's is; `hint` says what it should have been.
+
+    Raises
+        NormError  if there is no such file, or it raises.
+    """
     if not path.is_file():
-        raise NormError(f"there is no task file {path}; it is a Python file with task = nw.Task(…)")
+        raise NormError(f"there is no file {path}{hint}")
     spec = importlib.util.spec_from_file_location(f"{TASK_MODULE}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise NormError(f"{path} is no Python file")
@@ -285,12 +301,7 @@ def load_task(path: Path) -> Task:
     except (Exception, SystemExit) as error:
         line = _line_in(module.__file__, error)
         raise NormError(f"{path}{line} raised on import, {one_line(error)}") from error
-    task = getattr(module, "task", None)
-    if not isinstance(task, Task):
-        found = "no `task`" if task is None else f"a `task` that is a {type(task).__name__}"
-        raise NormError(f"{path} has {found}; write task = nw.Task(model=…, train=…, valid=…)")
-    task.name = task.name or path.stem
-    return task
+    return module
 
 
 def _line_in(file: str | None, error: BaseException) -> str:

@@ -31,13 +31,8 @@ def materialize(model: Model, sample: Any) -> Model:
     Raises
         NormError  if the sample did not reach every lazy layer.
     """
-    with _unchanged(model), torch.no_grad():
-        if isinstance(sample, Mapping):
-            model(**sample)
-        elif isinstance(sample, tuple):
-            model(*sample)
-        else:
-            model(sample)
+    with unchanged(model), torch.no_grad():
+        call(model, sample)
     waiting = [name or "(the model)" for name, m in model.named_modules() if _is_waiting(m)]
     if waiting:
         raise NormError(
@@ -47,8 +42,15 @@ def materialize(model: Model, sample: Any) -> Model:
     return model
 
 
+def call(model: torch.nn.Module, sample: Any) -> Any:
+    """The model's output for a sample: a tensor, a tuple of arguments, or a mapping of them."""
+    if isinstance(sample, Mapping):
+        return model(**sample)
+    return model(*sample) if isinstance(sample, tuple) else model(sample)
+
+
 @contextmanager
-def _unchanged(model: torch.nn.Module) -> Iterator[None]:
+def unchanged(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode inside; what a forward can change is put back afterwards."""
     # Attributes, not .eval(): modules may do more than that in a .train() of their own.
     training = [(module, module.training) for module in model.modules()]

@@ -1,6 +1,7 @@
 """Layers with running statistics: what they have in common, whatever is averaged."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from normwise.ops import Stored, remember
 from normwise.reference import Moments, measured, wide
 from normwise.running import Remembered, Running
 
+_Self = TypeVar("_Self", bound="Remembering")
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -47,6 +49,16 @@ class Remembering(WideStatistics):
 
     num_batches_tracked: Tensor | None
     track_running_stats: bool
+    frozen: bool = False  # whether the layer stays in evaluation, whatever `.train()` says
+
+    def train(self: _Self, mode: bool = True) -> _Self:
+        """As every module; a frozen layer stays in evaluation."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def extra_repr(self) -> str:
+        words = super().extra_repr()
+        return f"{words}, frozen=True" if self.frozen else words
 
     def _policy(self) -> Running:
         """How statistics are remembered and used."""
