@@ -94,6 +94,19 @@ def normalized(
     return affine(torch.from_numpy(y), is_real, weight, bias)
 
 
+def activated(y: Tensor, name: str | None) -> Tensor:
+    """The activation of that name, in float64, by its definition."""
+    y = y.double()
+    half = torch.where(y > 0, y, 0.0)
+    return {
+        None: y,
+        "relu": half,
+        "leaky_relu": half + 0.01 * (y - half),
+        "gelu": y * (1 + torch.erf(y / math.sqrt(2))) / 2,
+        "silu": y / (1 + torch.exp(-y)),
+    }[name]
+
+
 def affine(
     y: Tensor, real: Tensor | np.ndarray, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:

@@ -55,13 +55,22 @@ def test_with_a_mask_equals_the_layer(name, arguments, layer):
     assert torch.equal(getattr(F, name)(X, *arguments, mask=mask), layer(X, mask))
 
 
+@pytest.mark.parametrize(("name", "arguments", "layer"), CASES, ids=IDS)
+def test_with_activation_and_residual_equals_the_layer(name, arguments, layer):
+    layer = with_tensors(layer(), arguments)
+    layer.activation = "gelu"
+    mask, more = mask_for(layer), {"residual": X.flip(0)}
+    y = getattr(F, name)(X, *arguments, mask=mask, activation="gelu", **more)
+    assert torch.equal(y, layer(X, mask, **more))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_arguments_are_those_of_torch_with_a_mask_at_the_end(name):
+def test_arguments_are_those_of_torch_and_then_ours(name):
     ours = inspect.signature(getattr(F, name)).parameters
     theirs = inspect.signature(getattr(torch.nn.functional, name)).parameters
     assert next(iter(ours)) == "x"
-    assert list(ours)[1:-1] == list(theirs)[1:]
-    assert list(ours)[-1] == "mask"
+    assert list(ours)[1:-3] == list(theirs)[1:]
+    assert list(ours)[-3:] == ["mask", "activation", "residual"]
     for parameter in list(theirs)[1:]:
         assert ours[parameter].default == theirs[parameter].default
 
@@ -112,6 +121,8 @@ def test_second_derivatives():
         assert torch.autograd.gradcheck(function, (x, weight))
         assert torch.autograd.gradgradcheck(function, (x, weight))
 
+
+NOT_KNOWN = "write one of 'relu', 'leaky_relu', 'gelu', 'silu', or None"
 
 # what is written, and the sentence it is answered with
 REFUSED = [
@@ -172,6 +183,19 @@ REFUSED = [
         lambda: F.layer_norm(X[..., :1], 1),
         "layer_norm would average over one element, ... [c], which erases the signal: received "
         "(4, 6, 1) float32 on cpu; give it more samples or positions, or take another norm",
+    ),
+    (
+        lambda: F.layer_norm(X, 10, activation="GELU"),
+        f"layer_norm has no activation 'GELU'; {NOT_KNOWN}",
+    ),
+    (
+        lambda: F.batch_norm(X, None, None, training=True, activation=torch.nn.ReLU()),
+        f"batch_norm has no activation ReLU(); {NOT_KNOWN}",
+    ),
+    (
+        lambda: F.rms_norm(X, 10, residual=X[:2]),
+        "the residual of rms_norm must be floating, of x's shape and on its device; received "
+        "(2, 6, 10) float32 on cpu for x (4, 6, 10) float32 on cpu",
     ),
     (
         lambda: F.instance_norm(X, mask=torch.ones(4, 9, dtype=torch.bool)),

@@ -36,7 +36,7 @@ FLOORS = {
     "__init__": 9,
 }
 # Two files of the root folder that share a floor may lean on each other only where it is said here.
-NEIGHBOURS = {("axes", "errors"), ("running", "reference")}
+NEIGHBOURS = {("axes", "errors"), ("running", "reference"), ("checks", "reference")}
 
 # What `import normwise` must not wait for.
 HEAVY = {"matplotlib", "scipy", "rich", "jinja2", "ray", "triton", "pandas", "cloudpickle"}

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import oracle
 from normwise.axes import SCHEMES, Scheme, parse
 from normwise.reference import (
+    ACTIVATIONS,
     Moments,
     deviation,
     measure,
@@ -167,6 +168,29 @@ def test_first_and_second_derivatives(row, mask):
 
     assert torch.autograd.gradcheck(y, (x, weight, bias))
     assert torch.autograd.gradgradcheck(y, (x, weight, bias))
+
+
+@EACH_ROW
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_derivatives_with_residual_and_activation(row, activation, masked):
+    x, residual = torch.randn(2, 4, 4, 3, dtype=torch.float64, generator=generator(0))
+    weight, bias = torch.randn(2, 4, dtype=torch.float64, generator=generator(1))
+    arguments = [tensor.requires_grad_() for tensor in (x, residual, weight, bias)]
+    mask = MASKS["ragged"] if masked else None
+
+    def y(x, residual, weight, bias):
+        affine = {"weight": weight, "bias": bias, "residual": residual}
+        settings = {"mask": mask, "sizes": row.sizes, "eps": 0.1, "activation": activation}
+        return normalize(x, row.scheme, **affine, **settings)[0]
+
+    assert torch.autograd.gradcheck(y, arguments)
+    assert torch.autograd.gradgradcheck(y, arguments)
+
+
+def test_an_activation_leaves_0_as_it_is():
+    for activation in ACTIVATIONS.values():  # so masking before it is masking after it
+        assert not activation(torch.zeros(1)).any()
 
 
 @EACH_ROW

@@ -216,7 +216,7 @@ class Candidate:
             parameter.name
             for i, parameter in enumerate(inspect.signature(build).parameters.values())
             if i != size
-            and parameter.name not in ("device", "dtype", "trailing")
+            and parameter.name not in ("device", "dtype", "trailing", "activation")
             and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         ]
 

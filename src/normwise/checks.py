@@ -8,6 +8,7 @@ from torch import Tensor
 
 from normwise.axes import Scheme
 from normwise.errors import NormError, describe
+from normwise.reference import ACTIVATIONS
 
 
 def check_floating(x: object, name: str) -> None:
@@ -38,6 +39,33 @@ def full_rank(x: Tensor, mask: Tensor, features: tuple[int, ...], name: str) -> 
     for feature in features:
         mask = mask.unsqueeze(feature)
     return mask
+
+
+def check_activation(activation: str | None, name: str) -> str | None:
+    """Refuse what is neither None nor the name of an activation."""
+    if activation is not None and activation not in [*ACTIVATIONS]:
+        raise NormError(
+            f"{name} has no activation {activation!r}; "
+            f"write one of {', '.join(map(repr, ACTIVATIONS))}, or None"
+        )
+    return activation
+
+
+def check_residual(x: Tensor, residual: Tensor | None, name: str) -> None:
+    """Refuse what cannot be added to the result for x."""
+    if residual is None:
+        return
+    fits = (
+        isinstance(residual, Tensor)
+        and residual.is_floating_point()
+        and residual.shape == x.shape
+        and residual.device == x.device
+    )
+    if not fits:
+        raise NormError(
+            f"the residual of {name} must be floating, of x's shape and on its device; "
+            f"received {describe(residual)} for x {describe(x)}"
+        )
 
 
 def check_averaged(x: Tensor, scheme: Scheme, elements: Tensor | int, name: str) -> None:

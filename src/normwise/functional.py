@@ -4,6 +4,9 @@
 
     y = F.group_norm(x, 8, weight, bias, mask=nw.lengths_to_mask(lengths))
 
+All of them can add a `residual` of x's shape and apply an `activation`, "relu",
+"leaky_relu", "gelu" or "silu", on the way out: y = activation(norm(x) + residual).
+
 Functions see the mask they are given and nothing else: `normwise.padding` speaks
 to layers alone.
 """
@@ -14,7 +17,14 @@ import torch
 from torch import Tensor
 
 from normwise.axes import SCHEMES, Pattern, Scheme, trailing
-from normwise.checks import check_averaged, check_floating, check_groups, full_rank
+from normwise.checks import (
+    check_activation,
+    check_averaged,
+    check_floating,
+    check_groups,
+    check_residual,
+    full_rank,
+)
 from normwise.errors import NormError, describe
 from normwise.reference import normalize
 from normwise.running import Remembered, Running, recall
@@ -33,6 +43,8 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Centre and scale each channel by the statistics of the whole batch.
 
@@ -64,6 +76,8 @@ def batch_norm(
         bias=bias,
         eps=eps,
         mask=mask,
+        activation=activation,
+        residual=residual,
         remembered=_remembered("batch_norm", x, running_mean, running_var, training),
         policy=Running(momentum=momentum),
         from_input=training,
@@ -81,6 +95,8 @@ def instance_norm(
     eps: float = 1e-5,
     *,
     mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Centre and scale each channel of each sample by its own statistics.
 
@@ -112,6 +128,8 @@ def instance_norm(
         bias=bias,
         eps=eps,
         mask=mask,
+        activation=activation,
+        residual=residual,
         remembered=_remembered("instance_norm", x, running_mean, running_var, use_input_stats),
         policy=Running(momentum=momentum),
         from_input=use_input_stats,
@@ -126,6 +144,8 @@ def group_norm(
     eps: float = 1e-5,
     *,
     mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Centre and scale each group of channels of each sample by its own statistics.
 
@@ -156,6 +176,8 @@ def group_norm(
         bias=bias,
         eps=eps,
         mask=mask,
+        activation=activation,
+        residual=residual,
         sizes={"g": num_groups},
     )
 
@@ -168,6 +190,8 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Centre and scale the trailing dimensions by their own statistics.
 
@@ -188,7 +212,17 @@ def layer_norm(
     Source: Ba, Kiros and Hinton 2016, arXiv:1607.06450. The mask is ours.
     """
     scheme = Scheme(_trailing("layer_norm", x, normalized_shape))
-    return _normalized("layer_norm", x, scheme, weight=weight, bias=bias, eps=eps, mask=mask)
+    return _normalized(
+        "layer_norm",
+        x,
+        scheme,
+        weight=weight,
+        bias=bias,
+        eps=eps,
+        mask=mask,
+        activation=activation,
+        residual=residual,
+    )
 
 
 def rms_norm(
@@ -198,6 +232,8 @@ def rms_norm(
     eps: float | None = None,
     *,
     mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Scale the trailing dimensions by their root mean square; the mean stays.
 
@@ -219,7 +255,17 @@ def rms_norm(
     """
     scheme = Scheme(_trailing("rms_norm", x, normalized_shape), centres=False)
     eps = torch.finfo(x.dtype).eps if eps is None else eps
-    return _normalized("rms_norm", x, scheme, weight=weight, bias=None, eps=eps, mask=mask)
+    return _normalized(
+        "rms_norm",
+        x,
+        scheme,
+        weight=weight,
+        bias=None,
+        eps=eps,
+        mask=mask,
+        activation=activation,
+        residual=residual,
+    )
 
 
 def _normalized(
@@ -231,6 +277,8 @@ def _normalized(
     bias: Tensor | None,
     eps: float,
     mask: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
     sizes: Mapping[str, int] | None = None,
     remembered: Remembered | None = None,
     policy: Running | None = None,
@@ -240,6 +288,8 @@ def _normalized(
     features = tuple(x.shape[i] for i in fitted.features)
     for word, tensor in (("weight", weight), ("bias", bias)):
         _check_shape(name, word, tensor, features, x)
+    check_activation(activation, name)
+    check_residual(x, residual, name)
     recalled = remembered is not None and not from_input
     y, moments = normalize(
         x,
@@ -250,6 +300,8 @@ def _normalized(
         mask=None if mask is None else full_rank(x, mask, fitted.features, name),
         sizes=sizes,
         given=recall(remembered, fitted) if recalled and remembered is not None else None,
+        activation=activation,
+        residual=residual,
     )
     if from_input:
         check_averaged(x, scheme, moments.elements, name)

@@ -3,17 +3,26 @@
     measure      moments over the averaged axes, of real positions only
     standardise  (x - mean) / sqrt(var + eps)
     scale        * weight + bias, along the features
+    finish       + residual, then the activation, 0 where masked
 
 This is the oracle the kernels are tested against, and what runs where none fits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from normwise.axes import Fitted, Scheme, part_sizes
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "leaky_relu": functional.leaky_relu,  # of slope 0.01
+    "gelu": functional.gelu,  # exact, by erf
+    "silu": functional.silu,
+}
 
 
 class Moments(NamedTuple):
@@ -44,8 +53,12 @@ def normalize(
     mask: Tensor | None = None,
     sizes: Mapping[str, int] | None = None,
     given: Moments | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Moments]:
-    """Measure, standardise, scale: what every normalization does.
+    """Measure, standardise, scale, finish: what every normalization does.
+
+        y = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
 
     Shapes
         x             floating, with the dimensions of `scheme.pattern`
@@ -53,6 +66,8 @@ def normalize(
         mask          bool, of x's rank, size 1 along features; True where x is real
         sizes         of the parts of composite dimensions, as {"g": 8}
         given         moments to use instead of x's own
+        activation    a name of `ACTIVATIONS`; nothing is done if left out
+        residual      x's shape, floating; nothing is added if left out
         out           like x, in its dtype; 0 where masked
 
     Returns the output and the moments that were used. Moments are float32, or
@@ -66,8 +81,8 @@ def normalize(
     else:
         moments, apart = given, deviation(_where(split_mask, split_x), given)
     y = standardise(apart, moments.var, eps).reshape(x.shape)
-    y = _where(mask, scale(y, fitted.features, weight, bias))
-    return y.to(x.dtype), moments
+    y = scale(y, fitted.features, weight, bias)
+    return finish(y, x.dtype, mask=mask, activation=activation, residual=residual), moments
 
 
 def measured(
@@ -139,6 +154,23 @@ def scale(
     if bias is not None:
         x = x + bias.to(x.dtype).reshape(shape)
     return x
+
+
+def finish(
+    y: Tensor,
+    dtype: torch.dtype,
+    *,
+    mask: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(y + residual), 0 where masked, in y's precision, rounded once to `dtype`."""
+    if residual is not None:
+        y = y + residual.to(y.dtype)
+    y = _where(mask, y)  # before the activation: each leaves 0 as it is, and has no slope at NaN
+    if activation is not None:
+        y = ACTIVATIONS[activation](y)
+    return y.to(dtype)
 
 
 def split(x: Tensor, fitted: Fitted, sizes: Mapping[str, int] | None = None) -> Tensor:

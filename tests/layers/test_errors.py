@@ -33,6 +33,17 @@ CONSTRUCTORS = [
     (lambda: nw.BatchNorm1d(8, momentum=2), "Running(momentum=2): must lie between 0 and 1"),
 ]
 
+NO_TANH = "has no activation 'tanh'; write one of 'relu', 'leaky_relu', 'gelu', 'silu', or None"
+CONSTRUCTORS += [
+    (lambda layer=layer, a=arguments: layer(*a, activation="tanh"), f"{layer.__name__} {NO_TANH}")
+    for layer, arguments in [
+        *((nw.BatchNorm1d, (3,)), (nw.LazyBatchNorm2d, ()), (nw.SyncBatchNorm, (3,))),
+        *((nw.InstanceNorm3d, (3,)), (nw.GroupNorm, (1, 3)), (nw.LayerNorm, (3,))),
+        *((nw.LayerNorm1d, (3,)), (nw.RMSNorm, (3,)), (nw.RMSNorm2d, (3,))),
+        *((nw.FrozenBatchNorm1d, (3,)), (nw.Norm, ("n c [t]",)), (nw.Identity, (3,))),
+    ]
+]
+
 BATCH, INSTANCE, GROUP = nw.BatchNorm1d(3), nw.InstanceNorm1d(3), nw.GroupNorm(3, 3)
 LAYER, CHANNELS = nw.LayerNorm((2, 3)), nw.LayerNorm1d(3)
 FEATURES = "was made for 3 features, and x has 4: received"
@@ -77,6 +88,16 @@ MASKS = [
     (nw.LayerNorm(5), X, torch.ones(2, 5) > 0, "(2, 3)", "(2, 5) bool on cpu"),
     (nw.Identity(3), X, [True], "(2, 5)", "list [True]"),
     (INSTANCE, X[:1], [True], "(1, 5)", "list [True]"),
+]
+
+RESIDUALS = [
+    # layer, residual, what was received
+    (BATCH, torch.ones(2, 3, 4), f"(2, 3, 4) {F32}"),
+    (LAYER, torch.ones(1, 3, 5), f"(1, 3, 5) {F32}"),
+    (INSTANCE, X.long(), "(2, 3, 5) int64 on cpu"),
+    (CHANNELS, X.to("meta"), "(2, 3, 5) float32 on meta"),
+    (nw.DynamicTanh(3), 1.0, "float 1.0"),
+    (nw.Identity(3), torch.ones(3, 5), f"(3, 5) {F32}"),
 ]
 
 
@@ -127,6 +148,31 @@ def test_a_mask_that_does_not_fit_is_refused(layer, x, mask, plain, received):
         f"the mask of {type(layer).__name__} must be bool and fit x without its features, {plain}: "
         f"True where x is real; received {received} for x {tuple(x.shape)}"
     )
+
+
+@pytest.mark.parametrize(("layer", "residual", "received"), RESIDUALS)
+def test_a_residual_that_does_not_fit_is_refused_and_changes_nothing(layer, residual, received):
+    before = {name: tensor.clone() for name, tensor in layer.named_buffers()}
+    x = torch.ones(2, 2, 3) if layer is LAYER else X
+    assert refusal(lambda: layer(x, residual=residual)) == (
+        f"the residual of {type(layer).__name__} must be floating, of x's shape and on its device; "
+        f"received {received} for x {tuple(x.shape)} {F32}"
+    )
+    for name, tensor in before.items():
+        assert torch.equal(layer.get_buffer(name), tensor)
+
+
+@pytest.mark.parametrize(
+    ("layer", "arguments"),
+    [
+        (nw.AdaptiveInstanceNorm1d(), (X, X)),
+        (nw.ConditionalInstanceNorm1d(2, 3), (X, torch.tensor([0, 1]))),
+        (nw.ReversibleInstanceNorm(3), (X,)),
+    ],
+)
+def test_a_layer_that_takes_no_residual_refuses_it(layer, arguments):
+    with pytest.raises(TypeError, match="residual"):
+        layer(*arguments, residual=X)
 
 
 def test_a_mask_without_n_that_is_none_is_refused():

@@ -65,6 +65,12 @@ def test_copies_and_does_not_share():
     torch.testing.assert_close(frozen.running_mean, kept)
 
 
+def test_takes_over_the_activation():
+    norm, x = nw.BatchNorm1d(4, activation="gelu").eval(), torch.randn(5, 4, 6)
+    frozen = nw.FrozenBatchNorm1d.from_batch_norm(norm)
+    assert torch.equal(frozen(x, residual=2 * x), norm(x, residual=2 * x))
+
+
 def test_gradcheck():
     frozen = nw.FrozenBatchNorm1d.from_batch_norm(trained().double())
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)

@@ -188,6 +188,10 @@ class TestConversion:
         assert converted.weight is layer.weight
         assert converted.running_mean is layer.running_mean
 
+    def test_keeps_the_activation(self):
+        for layer in (nw.BatchNorm1d(3, activation="silu"), nw.BatchNorm2d(activation="silu")):
+            assert nw.SyncBatchNorm.convert_sync_batchnorm(layer).activation == "silu"
+
     def test_of_a_lazy_layer_learns_its_size_later(self):
         converted = nw.SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(nw.BatchNorm1d()))
         assert isinstance(converted[0], nw.LazySyncBatchNorm)
@@ -197,8 +201,8 @@ class TestConversion:
 
     def test_leaves_other_formulas_alone(self):
         class Rescaled(nw.BatchNorm1d):
-            def normalized(self, x, mask, fitted):
-                return 2 * super().normalized(x, mask, fitted)
+            def normalized(self, x, mask, fitted, residual=None):
+                return 2 * super().normalized(x, mask, fitted, residual)
 
         model = torch.nn.Sequential(Rescaled(3))
         assert type(nw.SyncBatchNorm.convert_sync_batchnorm(model)[0]) is Rescaled

@@ -350,6 +350,41 @@ def test_a_swapped_model_is_copied_pickled_and_compiled(candidate):
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x_of(1)), y)
 
 
+class Block(nn.Module):
+    """A norm that is given a residual and applies the activation itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(6, 6, 1)
+        self.norm = nw.BatchNorm1d(6, activation="relu")
+
+    def forward(self, x):
+        return self.norm(self.convolution(x), residual=x)
+
+
+@each_candidate
+def test_a_layer_with_an_activation_hands_it_on(candidate):
+    swapped = nw.swap(Block(), candidate)
+    x = torch.randn(4, 6, 9, generator=torch.Generator().manual_seed(0))
+    y = swapped(x)
+    assert swapped.norm.activation == "relu"
+    assert (y >= 0).all()
+    swapped.norm.activation = None
+    torch.testing.assert_close(swapped(x).relu(), y)
+
+
+def test_an_activation_is_told_apart_and_left_behind_where_it_has_no_place():
+    def torchs(num_features, dim):
+        return nn.GroupNorm(2, num_features)
+
+    def with_its_own(num_features, dim):
+        return nw.GroupNorm(2, num_features, activation="silu")
+
+    for make in (torchs, with_its_own):
+        assert nw.plan(Block(), make).changes[0].left[-1] == "activation='relu'"
+    assert nw.swap(Block(), with_its_own).norm.activation == "silu"
+
+
 def test_a_model_that_was_not_swapped_has_no_receipt():
     with pytest.raises(nw.NormError) as caught:
         nw.receipt(Tree())

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
-from normwise.checks import check_averaged, check_floating, whole_number
+from normwise.checks import check_averaged, check_floating, check_residual, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
-from normwise.reference import Moments, normalize, scale
+from normwise.reference import Moments, finish, normalize, scale
 from normwise.running import Remembered, recall
 
 _SPACE = {1: "T", 2: "H, W", 3: "D, H, W"}
@@ -37,6 +37,7 @@ class Normalization(torch.nn.Module):
     lazy_class: ClassVar[type[torch.nn.Module]]  # set by the class that stands beside `Lazy`
     carries: ClassVar[tuple[str, ...]] = ("weight", "bias")  # means the same in other norms
     leading: tuple[int, ...] = ()  # sizes that weight and bias have before the features
+    activation: str | None = None  # what follows the norm, by its name in `reference.ACTIVATIONS`
 
     # Tensor or None, float or None: each of torch.nn's classes declares them differently.
     weight: Any
@@ -100,21 +101,30 @@ class Normalization(torch.nn.Module):
 
     # -- the one forward -----------------------------------------------------
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize x; positions where mask is False count for nothing and return 0."""
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, residual: Tensor | None = None
+    ) -> Tensor:
+        """Normalize x, add the residual, apply the layer's activation.
+
+        Positions where mask is False count for nothing and return 0.
+        """
         self.check_input(x)
+        check_residual(x, residual, self._name())
         unbatched = self._is_unbatched(x)
         if unbatched:
             x, mask = x.unsqueeze(0), mask.unsqueeze(0) if isinstance(mask, Tensor) else mask
+            residual = None if residual is None else residual.unsqueeze(0)
         fitted = self.scheme.pattern.fit(x.dim())
         mask = full_mask(x, mask, fitted.features, self._name())
         if mask is not None:
             x = torch.where(mask, x, 0.0)  # a NaN masked later would reach gradients, as 0 * NaN
-        y = self.normalized(x, mask, fitted)
+        y = self.normalized(x, mask, fitted, residual)
         return y.squeeze(0) if unbatched else y
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
-        """The layer's formula, for a checked x and a mask of x's rank."""
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
+        """The layer's formula, for a checked x and residual and a mask of x's rank."""
         given = self.given(x, mask, fitted)
         y, moments = normalize(
             x,
@@ -125,16 +135,25 @@ class Normalization(torch.nn.Module):
             mask=mask,
             sizes=self.part_sizes(),
             given=given,
+            activation=self.activation,
+            residual=residual,
         )
         if given is None:
             self.check_elements(x, moments.elements)
             self.remember(moments, fitted)
         return y
 
-    def finish(self, y: Tensor, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
-        """How a formula of a layer's own ends: y scaled and shifted, 0 where masked, as x is."""
+    def finish(
+        self,
+        y: Tensor,
+        x: Tensor,
+        mask: Tensor | None,
+        fitted: Fitted,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """How a formula of a layer's own ends: y scaled and shifted, then as every other."""
         y = scale(y, fitted.features, self.weight, getattr(self, "bias", None))
-        return (y if mask is None else torch.where(mask, y, 0.0)).to(x.dtype)
+        return finish(y, x.dtype, mask=mask, activation=self.activation, residual=residual)
 
     # -- checks --------------------------------------------------------------
 
@@ -163,6 +182,12 @@ class Normalization(torch.nn.Module):
         check_averaged(x, self.scheme, elements, self._name())
 
     # -- words ---------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        words = super().extra_repr()
+        if self.activation is None:
+            return words
+        return ", ".join(filter(None, [words, f"activation={self.activation!r}"]))
 
     def _name(self) -> str:
         return type(self).__name__

@@ -6,6 +6,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from normwise.axes import SCHEMES
+from normwise.checks import check_activation
 from normwise.errors import NormError
 from normwise.layers.base import checked_size
 from normwise.layers.lazy import Lazy, make_lazy
@@ -22,10 +23,12 @@ class _Remembering(Remembering, _NormBase):
         *arguments: Any,
         bias: bool,
         on_nonfinite: OnNonfinite = "ignore",
+        activation: str | None = None,
     ):
         size = checked_size(self, num_features)
         _NormBase.__init__(self, size, *arguments)
         self.on_nonfinite = on_nonfinite
+        self.activation = check_activation(activation, type(self).__name__)
         if not bias:
             self.register_parameter("bias", None)
         self._widen()
@@ -39,7 +42,7 @@ class _Remembering(Remembering, _NormBase):
         return Running(momentum=self.momentum, on_nonfinite=self.on_nonfinite)
 
     def extra_repr(self) -> str:
-        words: str = super().extra_repr()  # type: ignore[no-untyped-call]
+        words = super().extra_repr()
         plain = self.on_nonfinite == "ignore"
         return words if plain else f"{words}, on_nonfinite={self.on_nonfinite!r}"
 
@@ -59,6 +62,7 @@ class _Batch(_Remembering):
         *,
         bias: bool = True,
         on_nonfinite: OnNonfinite = "ignore",
+        activation: str | None = None,
     ) -> None:
         if eps <= 0:
             raise NormError(f"{type(self).__name__} needs an eps above 0, received {eps!r}")
@@ -72,6 +76,7 @@ class _Batch(_Remembering):
             dtype,
             bias=bias,
             on_nonfinite=on_nonfinite,
+            activation=activation,
         )
 
 
@@ -90,6 +95,7 @@ class BatchNorm1d(_Batch, torch.nn.BatchNorm1d):
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
         mask  (N, T) or (N,) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     A batch without a real position changes nothing. The running statistics stay
@@ -146,9 +152,18 @@ class _Instance(_Remembering):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        activation: str | None = None,
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            activation=activation,
         )
 
     @property
@@ -170,6 +185,7 @@ class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
     Shapes
         x     (N, C, T) or (C, T), floating; any unit
         mask  (N, T) or (T,) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     A series with one recorded sample gives bias; one with none gives 0.

@@ -72,9 +72,11 @@ class CausalNorm1d(Channelwise):
             num_features, weight_and_bias(affine, bias), eps, device=device, dtype=dtype
         )
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """The norm of a whole series, from its first position."""
-        return self._continued(x, mask, fitted, _start(x))[0]
+        return self._continued(x, mask, fitted, _start(x), residual)[0]
 
     def stream(
         self, x: Tensor, state: CausalState | None = None, mask: Tensor | None = None
@@ -111,11 +113,16 @@ class CausalNorm1d(Channelwise):
         return self._continued(x, mask, fitted, _start(x) if state is None else state)
 
     def _continued(
-        self, x: Tensor, mask: Tensor | None, fitted: Fitted, state: CausalState
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        fitted: Fitted,
+        state: CausalState,
+        residual: Tensor | None = None,
     ) -> tuple[Tensor, CausalState]:
         moments, state = _merged(measure(wide(x), fitted.averaged, mask), state, wide(x).dtype)
         y = standardise(deviation(wide(x), moments), moments.var, float(self.eps))
-        return self.finish(y, x, mask, fitted), state
+        return self.finish(y, x, mask, fitted, residual), state
 
 
 class LazyCausalNorm1d(CausalNorm1d, Lazy):

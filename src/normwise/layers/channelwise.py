@@ -58,7 +58,7 @@ class Channelwise(Normalization):
 
     def extra_repr(self) -> str:
         named = (f"{name}={getattr(self, name)}" for name in self.shown)
-        return ", ".join([str(self.num_features), *named])
+        return ", ".join(filter(None, [str(self.num_features), *named, super().extra_repr()]))
 
 
 def weight_and_bias(affine: bool, bias: bool = True) -> dict[str, float | None]:

@@ -57,7 +57,9 @@ class _S0(_EvoNorm):
     def part_sizes(self) -> Mapping[str, int]:
         return {"g": self.num_groups or _usual_groups(self.num_features)}
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """x * sigmoid(slope * x) over the standard deviation of x's group."""
         sizes = self.part_sizes()
         values = split(wide(x), fitted, sizes)
@@ -65,7 +67,7 @@ class _S0(_EvoNorm):
         moments = measure(values, fitted.averaged, real)
         self.check_elements(x, moments.elements)
         y = (values * (moments.var + self.eps).rsqrt()).reshape(x.shape)
-        return self.finish(y * torch.sigmoid(self.sloped(x)), x, mask, fitted)
+        return self.finish(y * torch.sigmoid(self.sloped(x)), x, mask, fitted, residual)
 
 
 class EvoNormS01d(_S0):
@@ -148,7 +150,9 @@ class _B0(_EvoNorm, Remembering):
     def remember(self, moments: Moments, fitted: Fitted) -> None:
         super().remember(moments._replace(var=unbiased(moments)), fitted)
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """x over the larger of the batch's deviation and slope * x + the instance's."""
         batch = self.given(x, mask, fitted)
         if batch is None:
@@ -158,7 +162,7 @@ class _B0(_EvoNorm, Remembering):
         own = measure(wide(x), SCHEMES["instance"].pattern.fit(x.dim()).averaged, mask)
         of_batch, of_own = ((wide(part.var) + self.eps).sqrt() for part in (batch, own))
         y = wide(x) / torch.maximum(of_batch, self.sloped(x) + of_own)
-        return self.finish(y, x, mask, fitted)
+        return self.finish(y, x, mask, fitted, residual)
 
 
 class EvoNormB01d(_B0):

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from normwise.axes import SCHEMES
+from normwise.checks import check_activation
 from normwise.errors import NormError
+from normwise.layers.base import Normalization
 from normwise.layers.channelwise import Channelwise
 from normwise.layers.lazy import Lazy
 from normwise.layers.remembering import WideStatistics
@@ -26,9 +28,12 @@ class _Frozen(Channelwise, WideStatistics):
         eps: float = 1e-5,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
     ) -> None:
         starts = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
         super().__init__(num_features, {}, eps, buffers=starts, device=device, dtype=dtype)
+        self.activation = check_activation(activation, type(self).__name__)
         self._widen()
 
     @classmethod
@@ -46,7 +51,8 @@ class _Frozen(Channelwise, WideStatistics):
             )
         state = {name: t for name, t in norm.state_dict().items() if t.dim()}
         like = state["running_var"]
-        frozen = cls(norm.num_features, norm.eps, like.device, like.dtype)
+        activation = norm.activation if isinstance(norm, Normalization) else None
+        frozen = cls(norm.num_features, norm.eps, like.device, like.dtype, activation=activation)
         frozen.load_state_dict(state, strict=False)  # without affine there is no weight to load
         return frozen.train(norm.training)
 
@@ -75,6 +81,7 @@ class FrozenBatchNorm1d(_Frozen):
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
         mask  (N, T) or (N,) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     New, it does nothing but divide by sqrt(1 + eps).

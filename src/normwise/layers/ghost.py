@@ -37,11 +37,13 @@ class _Ghost(_Batch):
         )
         self.ghost_size = whole
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """Batch norm of each ghost: the last is filled up with samples that are not real."""
         samples = len(x)
         if not self.training or samples <= self.ghost_size:
-            return super().normalized(x, mask, fitted)
+            return super().normalized(x, mask, fitted, residual)
         if mask is None:
             smallest = samples % self.ghost_size or self.ghost_size
             self.check_elements(x, smallest * x[0, 0].numel())
@@ -51,6 +53,7 @@ class _Ghost(_Batch):
                 mask = x.new_ones((1,) * x.dim(), dtype=torch.bool)
             below = (*(0, 0) * (x.dim() - 1), 0, missing)
             x, mask = pad(x, below), pad(mask.expand(samples, *mask.shape[1:]), below)
+            residual = None if residual is None else pad(residual, below)
         scheme = SCHEMES["ghost"]
         y, moments = normalize(
             x,
@@ -60,6 +63,8 @@ class _Ghost(_Batch):
             eps=self.eps,
             mask=mask,
             sizes={"g": self.ghost_size},
+            activation=self.activation,
+            residual=residual,
         )
         self.remember(moments, scheme.pattern.fit(x.dim()))
         return y[:samples]

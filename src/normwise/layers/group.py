@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from normwise.axes import SCHEMES
-from normwise.checks import check_groups
+from normwise.checks import check_activation, check_groups
 from normwise.layers.base import Normalization, checked_size
 from normwise.layers.lazy import Lazy, make_lazy
 
@@ -22,6 +22,7 @@ class GroupNorm(Normalization, torch.nn.GroupNorm):
     Shapes
         x     (N, C, …), floating; any unit
         mask  (N, …) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     Raises
@@ -44,10 +45,12 @@ class GroupNorm(Normalization, torch.nn.GroupNorm):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        activation: str | None = None,
     ) -> None:
         size = checked_size(self, num_channels)
         num_groups = check_groups(num_groups, size)
         torch.nn.GroupNorm.__init__(self, num_groups, size, eps, affine, device, dtype)
+        self.activation = check_activation(activation, type(self).__name__)
         if not bias:
             self.register_parameter("bias", None)
         if not size:

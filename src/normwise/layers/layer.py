@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from normwise.axes import SCHEMES, Scheme, trailing
+from normwise.checks import check_activation
 from normwise.layers.base import Normalization, checked_shape
 from normwise.layers.lazy import Lazy, make_lazy
 
@@ -21,6 +22,7 @@ class LayerNorm(Normalization, torch.nn.LayerNorm):
     Shapes
         x     (…, *normalized_shape), floating; any unit
         mask  (…) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     Raises
@@ -39,9 +41,12 @@ class LayerNorm(Normalization, torch.nn.LayerNorm):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
     ) -> None:
         shape = checked_shape(self, normalized_shape)
         torch.nn.LayerNorm.__init__(self, shape, eps, elementwise_affine, bias, device, dtype)
+        self.activation = check_activation(activation, type(self).__name__)
         if shape == (0,):
             make_lazy(self)
 
@@ -62,6 +67,7 @@ class RMSNorm(Normalization, torch.nn.RMSNorm):
     Shapes
         x     (…, *normalized_shape), floating; any unit
         mask  (…) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight; 0 where masked
 
     Raises
@@ -79,9 +85,12 @@ class RMSNorm(Normalization, torch.nn.RMSNorm):
         elementwise_affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
     ) -> None:
         shape = checked_shape(self, normalized_shape)
         torch.nn.RMSNorm.__init__(self, shape, eps, elementwise_affine, device, dtype)
+        self.activation = check_activation(activation, type(self).__name__)
         if shape == (0,):
             make_lazy(self)
 
@@ -101,8 +110,12 @@ class _ChannelLayer(LayerNorm):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
     ) -> None:
-        super().__init__(num_features, eps, elementwise_affine, bias, device, dtype)
+        super().__init__(
+            num_features, eps, elementwise_affine, bias, device, dtype, activation=activation
+        )
 
 
 class LayerNorm1d(_ChannelLayer):
@@ -117,6 +130,7 @@ class LayerNorm1d(_ChannelLayer):
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
         mask  (N, T) or (N,) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     Raises
@@ -152,8 +166,12 @@ class _ChannelRMS(RMSNorm):
         elementwise_affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
     ) -> None:
-        super().__init__(num_features, eps, elementwise_affine, device, dtype)
+        super().__init__(
+            num_features, eps, elementwise_affine, device, dtype, activation=activation
+        )
 
 
 class RMSNorm1d(_ChannelRMS):
@@ -167,6 +185,7 @@ class RMSNorm1d(_ChannelRMS):
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
         mask  (N, T) or (N,) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight; 0 where masked
 
     Raises

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normwise.axes import ELLIPSIS, Axis, Scheme, parse, part_sizes
-from normwise.checks import check_floating, whole_number
+from normwise.checks import check_activation, check_floating, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.lazy import Lazy, make_lazy
 from normwise.layers.remembering import Remembering
@@ -36,6 +36,7 @@ class Norm(Remembering):
     centres  whether the mean is removed; if not, var is the mean square
     running  what is remembered for evaluation, one statistic for each index of the
              axes that are kept, apart from n; nothing if left out
+    activation  "relu", "leaky_relu", "gelu" or "silu" of y; none if left out
     sizes    of axes by name: c=64. Those that parameters and buffers need and that
              are not given are inferred from the first input
 
@@ -66,6 +67,7 @@ class Norm(Remembering):
         bias: bool = True,
         centres: bool = True,
         running: Running | None = None,
+        activation: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **sizes: int,
@@ -74,6 +76,7 @@ class Norm(Remembering):
         self.scheme = Scheme(parse(pattern), centres, remembers=running is not None)
         self.sizes = dict(sizes)
         self.eps = eps
+        self.activation = check_activation(activation, "Norm")
         self.affine = affine
         self.running = running
         self.track_running_stats = running is not None
@@ -223,7 +226,7 @@ class Norm(Remembering):
             words.append("centres=False")
         if self.running is not None:
             words.append(f"running={self.running}")
-        return ", ".join(words)
+        return ", ".join(filter(None, [*words, super().extra_repr()]))
 
 
 class LazyNorm(Norm, Lazy):

@@ -42,9 +42,11 @@ class _Pointwise(Channelwise):
         """The function, of a wide x."""
         raise NotImplementedError
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """The squashed x, scaled and shifted along the features."""
-        return self.finish(self.squash(wide(x)), x, mask, fitted)
+        return self.finish(self.squash(wide(x)), x, mask, fitted, residual)
 
 
 class DynamicTanh(_Pointwise):

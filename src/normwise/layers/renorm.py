@@ -66,16 +66,18 @@ class _Renorm(_Batch):
         d = (batch.shift - running.mean + batch.offset) / std
         return r.clamp(1 / r_limit, r_limit), d.clamp(-d_limit, d_limit)
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """Batch norm, brought to where the running statistics would have put it."""
         remembered = self._remembered()
         if not self.training or remembered is None:
-            return super().normalized(x, mask, fitted)
+            return super().normalized(x, mask, fitted, residual)
         y, moments = normalize(wide(x), self.scheme, eps=self.eps, mask=mask)
         self.check_elements(x, moments.elements)
         r, d = self.correction(moments, recall(remembered, fitted))
         self.remember(moments, fitted)
-        return self.finish(y * r + d, x, mask, fitted)
+        return self.finish(y * r + d, x, mask, fitted, residual)
 
     def extra_repr(self) -> str:
         inherited = super().extra_repr()

@@ -6,7 +6,7 @@ from torch import Tensor
 from normwise.axes import SCHEMES, Fitted
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
-from normwise.reference import measure, wide
+from normwise.reference import finish, measure, scale, wide
 
 
 class _FilterResponse(Channelwise):
@@ -37,14 +37,17 @@ class _FilterResponse(Channelwise):
         )
         self.threshold, self.learn_eps = threshold, learn_eps
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """x over its root mean square, scaled, shifted, and cut off at tau from below."""
         moments = measure(wide(x), fitted.averaged, mask, centres=False)
         extra = 0.0 if self.extra_eps is None else wide(self.extra_eps).abs()
-        y = self.finish(wide(x) * (moments.var + self.eps + extra).rsqrt(), wide(x), None, fitted)
+        y = wide(x) * (moments.var + self.eps + extra).rsqrt()
+        y = scale(y, fitted.features, self.weight, self.bias)
         if self.tau is not None:
             y = torch.maximum(y, wide(self.tau).reshape(-1, *[1] * (x.dim() - 2)))
-        return (y if mask is None else torch.where(mask, y, 0.0)).to(x.dtype)
+        return finish(y, x.dtype, mask=mask, activation=self.activation, residual=residual)
 
 
 class FilterResponseNorm1d(_FilterResponse):
@@ -95,12 +98,15 @@ class _GlobalResponse(Channelwise):
             num_features, {"weight": 0.0, "bias": 0.0}, eps, device=device, dtype=dtype
         )
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """x, and x once more by how its channel compares with the others."""
         values = wide(x) if mask is None else torch.where(mask, wide(x), 0.0)
         response = torch.linalg.vector_norm(values, dim=fitted.averaged, keepdim=True)
         relative = response / (response.mean(1, keepdim=True) + self.eps)
-        return (self.finish(values * relative, values, mask, fitted) + values).to(x.dtype)
+        y = values + scale(values * relative, fitted.features, self.weight, self.bias)
+        return finish(y, x.dtype, mask=mask, activation=self.activation, residual=residual)
 
 
 class GlobalResponseNorm1d(_GlobalResponse):

@@ -42,7 +42,9 @@ class _Switchable(_Batch):
             if hasattr(self, name):  # torch.nn's constructor calls this before there are any
                 torch.nn.init.ones_(getattr(self, name))
 
-    def normalized(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Tensor:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
         """Standardise by the mix of the three statistics."""
         rank = x.dim()
         over = [SCHEMES[name].pattern.fit(rank).averaged for name in ("instance", "sample")]
@@ -56,7 +58,7 @@ class _Switchable(_Batch):
             batch = recall(remembered, fitted)
         mixed = self._mixed([*parts, batch])
         y = standardise(deviation(wide(x), mixed), mixed.var, self.eps)
-        return self.finish(y, x, mask, fitted)
+        return self.finish(y, x, mask, fitted, residual)
 
     def _mixed(self, parts: Sequence[Moments]) -> Moments:
         """Weighted means of means and of variances, about the first one's shift."""

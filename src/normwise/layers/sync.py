@@ -30,6 +30,7 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
     Shapes
         x     (N, C, …), floating; any unit; N and … may differ between processes
         mask  (N, …) bool, True where a sample was recorded; all True if left out
+        residual  like x, floating; added to y before the `activation`, if there is one
         out   like x, in its dtype; no unit before weight and bias; 0 where masked
 
     A process may have an empty batch; if none has a real position, nothing changes.
@@ -62,6 +63,7 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
         *,
         bias: bool = True,
         on_nonfinite: OnNonfinite = "ignore",
+        activation: str | None = None,
     ) -> None:
         super().__init__(
             num_features,
@@ -73,6 +75,7 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
             dtype,
             bias=bias,
             on_nonfinite=on_nonfinite,
+            activation=activation,
         )
         self.process_group = process_group
 
@@ -96,6 +99,8 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
         cls, module: torch.nn.Module, process_group: Any = None
     ) -> torch.nn.Module:
         """Put a SyncBatchNorm in the place of every batch norm, torch's or ours.
+
+        A layer's activation goes with it; torch's own converter would drop it.
 
         The module that is given is changed and returned; if it is itself a batch
         norm, its successor is. Parameters and buffers are the same tensors, so an
@@ -124,6 +129,7 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
             process_group,
             bias=norm.bias is not None,
             on_nonfinite=getattr(norm, "on_nonfinite", "ignore"),
+            activation=norm.activation if isinstance(norm, Normalization) else None,
         )
         sync._parameters.update(norm._parameters)
         sync._buffers.update(norm._buffers)

@@ -14,6 +14,7 @@ from normwise.layers import Identity, Norm, Normalization
 from normwise.surgery.sites import Site, convolution_dims, find, kinds
 
 Make = Callable[[Any, int], torch.nn.Module]  # of (num_features, dim)
+_OURS = (Normalization, Identity)
 Where = str | type | Callable[[str, torch.nn.Module], bool] | None
 
 
@@ -187,6 +188,8 @@ def _make(candidate: Candidate | _Own, site: Site, model: torch.nn.Module) -> to
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
     new._normwise_dim = dim  # type: ignore[assignment]  # for the next swap: Identity has no rank
+    if isinstance(new, _OURS) and new.activation is None:
+        new.activation = _activation(site.module)
     return new.train(site.module.training)
 
 
@@ -207,6 +210,9 @@ def _carry(site: Site, new: torch.nn.Module) -> tuple[tuple[str, ...], tuple[str
             carried.append(name)
         elif name != "num_batches_tracked":
             left.append(name)
+    activation = _activation(site.module)
+    if activation not in (None, _activation(new)):
+        left.append(f"activation={activation!r}")
     return tuple(carried), tuple(left)
 
 
@@ -227,11 +233,15 @@ def _unfuse(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, torch.nn.TransformerEncoderLayer):
-            ours = (Normalization, Identity)
-            if isinstance(module.norm1, ours) or isinstance(module.norm2, ours):
+            if isinstance(module.norm1, _OURS) or isinstance(module.norm2, _OURS):
                 module.activation_relu_or_gelu = 0
         elif isinstance(module, torch.nn.TransformerEncoder):
             module.use_nested_tensor = False
+
+
+def _activation(module: torch.nn.Module) -> str | None:
+    """The activation that a layer of ours applies itself; others apply none."""
+    return module.activation if isinstance(module, _OURS) else None
 
 
 def _tensors(module: torch.nn.Module) -> Mapping[str, Any]:
