@@ -14,6 +14,7 @@ test: $(READY)  ## the tests, with line coverage
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=90
 
 test-all: $(READY)  ## the slow tests, too
+	$(INSTALL) --group oracle
 	$(BIN)/python -m pytest --cov
 
 check: $(READY)  ## linters and types

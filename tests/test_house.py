@@ -22,6 +22,7 @@ FLOORS = {
     "reference": 1,
     "running": 1,
     "checks": 1,
+    "demands": 1,
     "data": 1,
     "_native": 1,  # what csrc/ is compiled to
     "ops": 2,

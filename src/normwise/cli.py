@@ -13,6 +13,7 @@ from normwise.catalogue import catalogue
 from normwise.compare import Comparison, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
 from normwise.compare.task import load_module
+from normwise.demands import IN_WORDS
 from normwise.errors import NormError
 from normwise.version import __version__
 
@@ -225,12 +226,27 @@ def _list(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("candidate", "averages", "when", "source"):
-        table.add_column(column, overflow="fold")
+    def table(*columns: str) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            made.add_column(column, overflow="fold")
+        return made
+
+    norms = table("candidate", "averages", "when", "source")
+    costs = table("candidate", "inference", "sees its", "training", "sees its", "keeps")
     for entry in catalogue().values():
-        table.add_row(entry.usage, entry.averages or "nothing", entry.when, entry.source)
-    Console(markup=False, highlight=False).print(table, markup=False)
+        norms.add_row(entry.usage, entry.averages or "nothing", entry.when, entry.source)
+        least = entry.demands
+        costs.add_row(
+            entry.usage,
+            f"{least.inference.reads} + {least.inference.writes}",
+            least.infers_from,
+            f"{least.training.reads} + {least.training.writes}",
+            least.trains_on,
+            "\n".join(least.keeps) or "nothing",
+        )
+    console = Console(markup=False, highlight=False)
+    console.print(norms, "", costs, "", IN_WORDS, sep="\n", markup=False)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,7 @@ from normwise.reference import ACTIVATIONS, Moments, normalize
 from normwise.running import Remembered, Running
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_ACTIVATIONS: Mapping[str | None, int] = {
-    None: 0,
-    **{name: i for i, name in enumerate(ACTIVATIONS, start=1)},
-}
+_ACTIVATIONS = [None, *ACTIVATIONS]  # in the order of csrc/call.h
 
 # Elements below which a second thread costs more than it brings: benchmarks/thresholds.py.
 ONE_THREAD = 16_384
