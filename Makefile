@@ -25,8 +25,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time the layers beside torch.nn and x.clone(), and measure their errors
-	$(BIN)/python benchmarks/layers.py
+bench: $(READY)  ## time the layers beside torch.nn and x.clone(); about ten minutes
+	$(BIN)/normwise bench --out benchmarks/results
 	$(BIN)/python benchmarks/accuracy.py
 
 pictures: $(READY)  ## draw the README's pictures from the run that `make compare` left

@@ -17,6 +17,8 @@ ROOT = Path(normwise.__file__).parent
 
 FLOORS = {
     "version": 0,
+    "machine": 0,
+    "timing": 0,
     "errors": 0,
     "axes": 0,
     "reference": 1,
@@ -31,12 +33,18 @@ FLOORS = {
     "surgery": 5,
     "doctor": 5,
     "compare": 6,
+    "bench": 6,
     "recipes": 7,
     "cli": 8,
     "__init__": 9,
 }
 # Two files of the root folder that share a floor may lean on each other only where it is said here.
-NEIGHBOURS = {("axes", "errors"), ("running", "reference"), ("checks", "reference")}
+NEIGHBOURS = {
+    ("axes", "errors"),
+    ("running", "reference"),
+    ("checks", "reference"),
+    ("machine", "version"),
+}
 
 # What `import normwise` must not wait for.
 HEAVY = {"matplotlib", "scipy", "rich", "jinja2", "ray", "triton", "pandas", "cloudpickle"}

@@ -2,10 +2,14 @@
 
 import os
 import platform
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from normwise.version import __version__
 
 
 def describe_machine(device: torch.device, threads: int, workers: int) -> dict[str, Any]:
@@ -20,6 +24,35 @@ def describe_machine(device: torch.device, threads: int, workers: int) -> dict[s
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def stamp() -> dict[str, Any]:
+    """Machine, threads, versions, commit and day: what a measured figure holds for."""
+    return {
+        "machine": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "normwise": __version__,
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of these sources; None where they are installed, whatever tree that is in."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here.parent.parent:
+            return None
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def processor() -> str:
