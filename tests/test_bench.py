@@ -325,3 +325,13 @@ def test_the_peak_counts_output_and_gradient():
     at_least = 2 * case.input_bytes / 1e6
     assert 0.99 * at_least <= peak["torch"] <= 1.5 * at_least
     assert peak["ours"] >= 0.99 * at_least
+
+
+def test_a_run_that_is_stopped_says_what_is_left_of_it(monkeypatch, capsys, tmp_path):
+    def stopped(cases, workers):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("normwise.bench.compile_beforehand", stopped)
+    assert main(["bench", "--quick", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "\nnormwise: stopped; nothing was written\n"
+    assert not (tmp_path / "out").exists()

@@ -29,10 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"normwise: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nnormwise: stopped; finished trials are kept, and the same command goes on",
-            file=sys.stderr,
-        )
+        print(f"\nnormwise: stopped; {options.left}", file=sys.stderr)
         return 130
     return 0
 
@@ -43,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"normwise {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(left="nothing was written")  # if the command is stopped
 
     run = commands.add_parser(
         "compare",
@@ -65,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, metavar="K", help="processes; default: the cores")
     run.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
     run.add_argument("--json", action="store_true", help="print results.json, not the table")
-    run.set_defaults(call=_compare)
+    run.set_defaults(call=_compare, left="finished trials are kept, and the same command goes on")
 
     report = commands.add_parser("report", help="draw the report of a run again")
     report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
@@ -164,7 +162,8 @@ def _bench(options: argparse.Namespace) -> None:
     from normwise.bench.table import WIDTH, build_table, summary
 
     cases = bench.chosen(options.only, quick=options.quick)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("")
         results = bench.measure(
             cases,

@@ -1,10 +1,7 @@
 """Peak memory of a training step: how far a fresh process grows, ours beside torch's.
 
-    python -m normwise.bench.memory CASE ours|torch
-
-prints megabytes. A process's resident memory counts everything, also what a
-kernel takes for itself without asking torch. Linux tells its peak; elsewhere
-nothing is measured.
+A process's resident memory counts everything, also what a kernel takes for itself
+without asking torch. Linux tells its peak; elsewhere nothing is measured.
 """
 
 import re
@@ -21,6 +18,7 @@ from torch import Tensor
 from normwise.bench.cases import KINDS, Case, grid
 from normwise.bench.turns import OURS, TORCH
 
+_PROGRAM = "import sys; from normwise.bench.memory import print_peak; print_peak(*sys.argv[1:])"
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -35,7 +33,7 @@ def peaks(cases: list[Case]) -> Iterator[dict[str, Any]]:
     for case in cases:
         row: dict[str, Any] = {"case": case.name, "input_mb": case.input_bytes / 1e6, "failed": {}}
         for who in (OURS, TORCH):
-            words = [sys.executable, "-m", __name__, case.name, who]
+            words = [sys.executable, "-c", _PROGRAM, case.name, who]
             process = subprocess.run(words, capture_output=True, text=True, check=False)
             row[who] = None if process.returncode else float(process.stdout)
             if process.returncode:
@@ -61,12 +59,12 @@ def peak_mb(case: Case, who: str) -> float:
     return _status_mb("VmHWM") - before
 
 
+def print_peak(name: str, who: str) -> None:
+    """Of the case of that name: what a process that was started for it does."""
+    print(peak_mb({case.name: case for case in grid()}[name], who))
+
+
 def _status_mb(entry: str) -> float:
     found = re.search(rf"^{entry}:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) * 1024 / 1e6
-
-
-if __name__ == "__main__":
-    name, who = sys.argv[1:]
-    print(peak_mb({case.name: case for case in grid()}[name], who))
