@@ -228,7 +228,7 @@ def test_memory_is_judged_and_what_failed_is_no_success():
 
 def results(rows):
     of_memory = {"case": "layer step", "input_mb": 8.0, "ours": 30.0, "torch": 20.0, "failed": {}}
-    return {**machine.stamp(), "rows": rows, "memory": [of_memory]}
+    return {**machine.stamp(), "busy_cores": 0.1, "rows": rows, "memory": [of_memory]}
 
 
 HEADER = ["norm", "pass", "input", "clone", "ours", "torch", "comp.", "/torch", "/comp."]
@@ -256,6 +256,8 @@ def test_the_summary_has_means_memory_goals_and_failures():
     assert lines[0] == "0.30 times the time of torch.nn, geometric mean of 1 cases"
     assert "peak of layer step: 30 MB, torch.nn's 20 MB" in lines
     assert lines[-1] == f"{TINY.name}: compiled failed, RuntimeError: no"
+    busy = next(table.summary({**results([failing]), "busy_cores": 1.52}))
+    assert busy == "the machine was busy with other work, 1.5 cores of it: figures are rough"
 
 
 def test_figures_and_picture_are_written(tmp_path):

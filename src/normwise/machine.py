@@ -55,6 +55,11 @@ def _commit() -> str | None:
         return None
 
 
+def busy_cores() -> float | None:
+    """How many cores others have been using in the last minute; None if the system won't say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def processor() -> str:
     """The processor's name, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -9,7 +9,7 @@ from typing import Any
 from normwise.bench.cases import Case, chosen
 from normwise.bench.memory import memory_cases, peaks
 from normwise.bench.turns import compile_beforehand, contest
-from normwise.machine import stamp
+from normwise.machine import busy_cores, stamp
 
 __all__ = ["Case", "chosen", "measure", "write"]
 
@@ -24,10 +24,11 @@ def measure(
     memory       whether to measure the peak memory of those cases that are meant by it, too
     on_progress  is told what is done, how many of it are behind, and of how many
     """
+    busy = busy_cores()
     workers = min(os.cpu_count() or 1, _COMPILERS)
     for i, _ in enumerate(compile_beforehand(cases, workers)):
         on_progress("compiling torch.nn", i + 1, len(cases))
-    results: dict[str, Any] = {**stamp(), "rows": [], "memory": []}
+    results: dict[str, Any] = {**stamp(), "busy_cores": busy, "rows": [], "memory": []}
     for i, case in enumerate(cases):
         on_progress(case.name, i, len(cases))
         results["rows"].append(contest(case))
