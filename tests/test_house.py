@@ -17,6 +17,8 @@ ROOT = Path(normwise.__file__).parent
 
 FLOORS = {
     "version": 0,
+    "machine": 0,
+    "timing": 0,
     "errors": 0,
     "axes": 0,
     "reference": 1,
@@ -32,6 +34,7 @@ FLOORS = {
     "surgery": 5,
     "doctor": 5,
     "compare": 6,
+    "bench": 6,
     "recipes": 7,
     "cli": 8,
     "__init__": 9,
@@ -42,6 +45,7 @@ NEIGHBOURS = {
     ("running", "reference"),
     ("checks", "reference"),
     ("doctor", "surgery"),
+    ("machine", "version"),
 }
 
 # What `import normwise` must not wait for.
