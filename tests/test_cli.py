@@ -199,7 +199,7 @@ REFUSED = [
     (
         None,
         ["missing.py"],
-        "there is no task file missing.py; it is a Python file with task = nw.Task(…)",
+        "there is no file missing.py; a task file is a Python file with task = nw.Task(…)",
     ),
     (
         "1 / 0",

@@ -359,7 +359,7 @@ def test_no_task_file(tmp_path, name):
     with pytest.raises(NormError) as told:
         load_task(path)
     assert str(told.value) == (
-        f"there is no task file {path}; it is a Python file with task = nw.Task(…)"
+        f"there is no file {path}; a task file is a Python file with task = nw.Task(…)"
     )
 
 

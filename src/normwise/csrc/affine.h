@@ -44,16 +44,31 @@ template <class R> class Affine {
 
 // Sums for the gradients of weight and bias, one pair of arrays for each thread; they are added
 // up in the threads' order, so that the same number of threads gives the same result.
-class AffineGradient {
+template <class R> class AffineGradient {
  public:
   AffineGradient(const Form& form, const Backward& call, int threads)
       : form_(form), call_(call), wanted(call.dweight || call.dbias), threads_(threads),
-        sums_(wanted ? 2 * form.weights * threads : 0) {}
+        sums_(wanted ? 2 * form.weights * threads : 0),
+        parts_(wanted && form.weight.q ? 2 * form.weights * threads : 0) {}
   double* weight(int thread) const { return sums_ + 2 * form_.weights * thread; }
   double* bias(int thread) const { return weight(thread) + form_.weights; }
 
+  // Sums of a few rows in R, which are quicker to add to; `flush` brings them to the others.
+  R* weight_part(int thread) const { return parts_ + 2 * form_.weights * thread; }
+  R* bias_part(int thread) const { return weight_part(thread) + form_.weights; }
+  void flush(int thread) const {
+    R* part = weight_part(thread);
+    double* sum = weight(thread);
+#pragma omp simd
+    for (i64 i = 0; i < 2 * form_.weights; ++i) {
+      sum[i] += double(part[i]);
+      part[i] = R(0);
+    }
+  }
+
   void finish() const {
     if (!wanted) return;
+    for (int t = 0; t < threads_ && form_.weight.q; ++t) flush(t);
     for (i64 i = 0; i < form_.weights; ++i) {
       double dw = 0, db = 0;
       for (int t = 0; t < threads_; ++t) {
@@ -84,6 +99,7 @@ class AffineGradient {
  private:
   int threads_;
   Scratch<double> sums_;
+  Scratch<R> parts_;
 };
 
 }}  // namespace normwise::NORMWISE_ISA

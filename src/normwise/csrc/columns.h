@@ -72,7 +72,7 @@ template <class S> class Columns {
   }
 
   void backward(const Backward& call) {
-    const AffineGradient gradient(form, call, threads);
+    const AffineGradient<R> gradient(form, call, threads);
     Partial partial(*this);
     each_tile([&](Tile& tile, Share rows) {
       recall_tile(tile, call, call.moments);
@@ -406,12 +406,11 @@ template <class S> class Columns {
 
   // The sums over the rows of g and g * xhat, each times weight where weight belongs to rows.
   void project(Tile& tile, Share rows, const Backward& call,
-               const AffineGradient& gradient) const {
+               const AffineGradient<R>& gradient) const {
     const S* from = static_cast<const S*>(call.gradient);
     const i64 size = tile.size;
     const R *high = tile.high, *low = tile.low, *rate = tile.rate;
     R *s = tile.residue, *t = tile.squares;
-    constexpr i64 FLUSH = 64;  // rows that are summed in R before they are added to a double
     for (i64 begin = rows.begin; begin < rows.end; begin += FLUSH) {
       for (i64 i = 0; i < size; ++i) s[i] = t[i] = R(0);
       for (i64 a = begin; a < least(begin + FLUSH, rows.end); ++a) {
@@ -427,18 +426,20 @@ template <class S> class Columns {
         }
         const i64 at = form.weight.at(tile.o, a, 0, 0);
         const R w = affine.weight ? affine.weight[at] : R(1);
-        R along = 0, plain = 0;
-#pragma omp simd reduction(+ : along, plain)
+#pragma omp simd
         for (i64 i = 0; i < size; ++i) {
-          const R hat = g[i] * (((v[i] - high[i]) - low[i]) * rate[i]);
-          plain += g[i];
-          along += hat;
           s[i] += g[i] * w;
-          t[i] += hat * w;
+          t[i] += g[i] * w * (((v[i] - high[i]) - low[i]) * rate[i]);
         }
         if (gradient.wanted) {
-          gradient.weight(thread_number())[at] += along;
-          gradient.bias(thread_number())[at] += plain;
+          R sums[2];
+          reduce(size, sums, [=](auto at, auto* terms) {
+            const auto plain = at(g);
+            terms[0] = plain;
+            terms[1] = plain * (((at(v) - at(high)) - at(low)) * at(rate));
+          });
+          gradient.bias(thread_number())[at] += sums[0];
+          gradient.weight(thread_number())[at] += sums[1];
         }
       }
 #pragma omp simd
@@ -449,7 +450,7 @@ template <class S> class Columns {
     }
   }
 
-  void column_gradients(const Tile& tile, const AffineGradient& gradient) const {
+  void column_gradients(const Tile& tile, const AffineGradient<R>& gradient) const {
     double* dw = gradient.weight(thread_number());
     double* db = gradient.bias(thread_number());
     for (i64 i = 0; i < tile.size; ++i) {

@@ -1,61 +1,40 @@
 // Count, mean and squares about the mean, of blocks that are merged.
 #pragma once
-#include "numbers.h"
+#include "lanes.h"
 
 namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 BLOCK = 1024;  // elements that are worked on at a time: 4 kB, in the first cache
+constexpr i64 FLUSH = 64;    // rows that are summed in R before they are added to a double
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-// Sums in four streams, because one would wait for each addition before the next.
 template <class R> inline R sum(const R* x, i64 n) {
-  const i64 quarter = n / 4;
-  const R *a = x, *b = x + quarter, *c = b + quarter, *d = c + quarter;
-  R s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-  for (i64 i = 0; i < quarter; ++i) {
-    s0 += a[i];
-    s1 += b[i];
-    s2 += c[i];
-    s3 += d[i];
-  }
-  for (i64 i = 4 * quarter; i < n; ++i) s0 += x[i];
-  return (s0 + s1) + (s2 + s3);
+  R total[1];
+  reduce(n, total, [=](auto at, auto* term) { term[0] = at(x); });
+  return total[0];
 }
 
 template <class R> struct Pair { R first, second; };
 
-// The sums of x - m and of its squares.
+// The sums of x - m and of its squares, of all elements or of those where `real` is 1.
 template <class R> inline Pair<R> deviations(const R* x, i64 n, R m) {
-  const i64 half = n / 2;
-  const R *a = x, *b = x + half;
-  R r0 = 0, r1 = 0, q0 = 0, q1 = 0;
-#pragma omp simd reduction(+ : r0, r1, q0, q1)
-  for (i64 i = 0; i < half; ++i) {
-    const R d = a[i] - m, e = b[i] - m;
-    r0 += d;
-    r1 += e;
-    q0 += d * d;
-    q1 += e * e;
-  }
-  if (n % 2) {
-    const R d = x[n - 1] - m;
-    r0 += d;
-    q0 += d * d;
-  }
-  return {r0 + r1, q0 + q1};
+  R sums[2];
+  reduce(n, sums, [=](auto at, auto* terms) {
+    const auto d = at(x) - m;
+    terms[0] = d;
+    terms[1] = d * d;
+  });
+  return {sums[0], sums[1]};
 }
-
 template <class R> inline Pair<R> deviations(const R* x, const R* real, i64 n, R m) {
-  R r = 0, q = 0;
-#pragma omp simd reduction(+ : r, q)
-  for (i64 i = 0; i < n; ++i) {
-    const R d = (x[i] - m) * real[i];
-    r += d;
-    q += d * d;
-  }
-  return {r, q};
+  R sums[2];
+  reduce(n, sums, [=](auto at, auto* terms) {
+    const auto d = (at(x) - m) * at(real);
+    terms[0] = d;
+    terms[1] = d * d;
+  });
+  return {sums[0], sums[1]};
 }
 
 // The moments of what was added. The mean is shift + offset: one number of x's precision
@@ -67,7 +46,8 @@ template <class R> struct Moments {
   // n elements whose deviations from m sum to r, and their squares to q.
   void add(R m, double r, double q, double n) {
     if (count == 0) shift = m;
-    append((double(m) - double(shift)) + r / n, q - r * (r / n), n);
+    const double mean = r / n;
+    append((double(m) - double(shift)) + mean, q - r * mean, n);
   }
   // Elements x, where `real` is 1, or all of them; x is 0 where it is not.
   void add(const R* x, const R* real, i64 size, bool centres) {
@@ -96,6 +76,12 @@ template <class R> struct Moments {
  private:
   // Chan, Golub and LeVeque 1979: n more elements with mean `other` and squares `more` about it.
   void append(double other, double more, double n) {
+    if (count == 0) {
+      offset = other;
+      squares = more;
+      count = n;
+      return;
+    }
     const double total = count + n, apart = other - offset;
     squares += more + apart * apart * (count * n / total);
     offset += apart * (n / total);
@@ -108,12 +94,12 @@ template <class R> struct Standard {
   R high, low, rate;  // the mean, and 1 / sqrt(var + eps)
 };
 
-template <class R> inline R reciprocal_root(double variance, double eps) {
-  return R(1 / std::sqrt(variance + eps));
+template <class R> inline R reciprocal_root(R variance, double eps) {
+  return R(1) / std::sqrt(variance + R(eps));
 }
 
 template <class R> inline Standard<R> standard(const Moments<R>& m, double eps) {
-  return {m.high(), m.low(), reciprocal_root<R>(m.variance(), eps)};
+  return {m.high(), m.low(), reciprocal_root(R(m.variance()), eps)};
 }
 
 // Moments in memory: shift, offset, var and, where it is asked for, count.
@@ -129,11 +115,11 @@ template <class R, class Call>
 inline Standard<R> recall(const Form& form, const Call& call, const void* moments, i64 s) {
   if (form.given) {
     const R mean = call.mean ? static_cast<const R*>(call.mean)[s] : R(0);
-    return {mean, R(0), reciprocal_root<R>(static_cast<const R*>(call.var)[s], form.eps)};
+    return {mean, R(0), reciprocal_root(static_cast<const R*>(call.var)[s], form.eps)};
   }
   const R* from = static_cast<const R*>(moments) + s;
   const i64 stride = form.statistics;
-  return {from[0], from[stride], reciprocal_root<R>(from[2 * stride], form.eps)};
+  return {from[0], from[stride], reciprocal_root(from[2 * stride], form.eps)};
 }
 
 }}  // namespace normwise::NORMWISE_ISA

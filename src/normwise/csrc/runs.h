@@ -21,6 +21,7 @@ template <class S> class Runs {
   };
   struct Buffers {
     alignas(LINE) R x[BLOCK], real[BLOCK], z[BLOCK], g[BLOCK], residual[BLOCK];
+    i64 pending = 0;  // rows whose share in the gradient of weight and bias is not yet flushed
   };
 
   const Form& form;
@@ -45,6 +46,12 @@ template <class S> class Runs {
       });
       return;
     }
+    if (is_short()) {
+      each_statistic([&](i64 o, i64 k, Share part, bool, Buffers& buffers) {
+        apply(o, k, part, measure_short(o, k, moments, buffers), y, buffers);
+      });
+      return;
+    }
     Scratch<Moments<R>> partial(one_thread_each() ? 0 : form.O * form.K * threads);
     each_statistic([&](i64 o, i64 k, Share part, bool alone, Buffers& buffers) {
       Moments<R> own = measure(o, k, part, buffers);
@@ -56,7 +63,7 @@ template <class S> class Runs {
   }
 
   void backward(const Backward& call) {
-    const AffineGradient gradient(form, call, threads);
+    const AffineGradient<R> gradient(form, call, threads);
     Scratch<Pair<double>> partial(one_thread_each() ? 0 : form.O * form.K * threads);
     each_statistic([&](i64 o, i64 k, Share part, bool alone, Buffers& buffers) {
       const Standard<R> by = recall<R>(form, call, call.moments, statistic(o, k));
@@ -86,6 +93,13 @@ template <class S> class Runs {
     return threads == 1 || (statistics >= 4 * threads && elements_each() * i64(sizeof(S)) <= CACHE);
   }
 
+  // Whether a statistic is of one block of neighbours, without a mask: the most frequent kind,
+  // for which merging blocks would take longer than measuring them.
+  bool is_short() const {
+    const bool neighbours = form.A == 1 && (form.P == 1 || form.x.p == form.Q);
+    return neighbours && !mask && elements_each() <= BLOCK && one_thread_each();
+  }
+
   // f(o, k, part, alone) for every statistic: by one thread alone, or by all, each a part of it.
   template <class F> void each_statistic(F f) {
     const bool alone = one_thread_each();
@@ -97,7 +111,14 @@ template <class S> class Runs {
       const Share mine = alone ? share(statistics, me, all) : Share{0, statistics};
       const Share part =
           alone ? Share{0, elements_each()} : share(elements_each(), me, all, 64 / sizeof(S));
-      for (i64 s = mine.begin; s < mine.end; ++s) f(s / form.K, s % form.K, part, alone, buffers);
+      i64 o = mine.begin / form.K, k = mine.begin % form.K;
+      for (i64 s = mine.begin; s < mine.end; ++s) {
+        f(o, k, part, alone, buffers);
+        if (++k == form.K) {
+          k = 0;
+          ++o;
+        }
+      }
     }
   }
 
@@ -163,19 +184,37 @@ template <class S> class Runs {
     return own;
   }
 
+  // The same for one block: its mean, and what is left of it, are the mean in two numbers.
+  Standard<R> measure_short(i64 o, i64 k, R* moments, Buffers& buffers) const {
+    const i64 n = elements_each();
+    const R* v = read(x + form.x.at(o, 0, k, 0), n, buffers.x);
+    const R per = R(1) / R(n), mean = form.centres ? sum(v, n) * per : R(0);
+    const Pair<R> d = deviations(v, n, mean);
+    const R rest = form.centres ? d.first * per : R(0);
+    const R variance = (d.second - (form.centres ? d.first * rest : R(0))) * per;
+    if (moments) {
+      R* to = moments + statistic(o, k);
+      to[0] = mean;
+      to[form.statistics] = rest;
+      to[2 * form.statistics] = variance;
+    }
+    return {mean, rest, reciprocal_root(variance, form.eps)};
+  }
+
   // z = (x - mean) / deviation * weight + bias + residual, before the activation.
   void standardise(i64 o, i64 a, i64 k, i64 p, i64 q, i64 n, const R* from, Standard<R> by, R* z,
                    Buffers& buffers) const {
     const i64 at = form.weight.at(o, a, k, p) + q * form.weight.q;
+    const R high = by.high, low = by.low, rate = by.rate;
     if (affine.weight && form.weight.q) {
       const R *w = affine.weight + at, *b = affine.bias + at;
 #pragma omp simd
-      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - by.high) - by.low) * by.rate * w[i] + b[i];
+      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - high) - low) * rate * w[i] + b[i];
     } else {
-      const R w = affine.weight ? by.rate * affine.weight[at] : by.rate;
+      const R w = affine.weight ? rate * affine.weight[at] : rate;
       const R b = affine.weight ? affine.bias[at] : R(0);
 #pragma omp simd
-      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - by.high) - by.low) * w + b;
+      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - high) - low) * w + b;
     }
     if (residual) {
       const R* more = read(residual + form.y.at(o, a, k, p) + q, n, buffers.residual);
@@ -219,10 +258,13 @@ template <class S> class Runs {
   // The sums over the statistic of g * weight and of g * weight * xhat; and, on the way, those
   // for the gradients of weight and bias.
   Pair<double> project(i64 o, i64 k, Share part, Standard<R> by, const Backward& call,
-                       const AffineGradient& gradient, Buffers& buffers) const {
+                       const AffineGradient<R>& gradient, Buffers& buffers) const {
     Pair<double> sums{0, 0};
-    double* dw = gradient.wanted ? gradient.weight(thread_number()) : nullptr;
-    double* db = gradient.wanted ? gradient.bias(thread_number()) : nullptr;
+    const int me = thread_number();
+    if (gradient.wanted && form.weight.q && ++buffers.pending == FLUSH) {
+      gradient.flush(me);
+      buffers.pending = 0;
+    }
     const S* from = static_cast<const S*>(call.gradient);
     blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
       const Block block = read_block(o, a, k, p, q, n, buffers);
@@ -231,34 +273,31 @@ template <class S> class Runs {
       const R* v = block.x;
       if (affine.weight && form.weight.q) {
         const R* w = affine.weight + at;
-        R s0 = 0, s1 = 0;
-        if (dw) {
-#pragma omp simd reduction(+ : s0, s1)
+        R s[2];
+        reduce(n, s, [=](auto at, auto* terms) {
+          const auto t = at(g) * at(w);
+          terms[0] = t;
+          terms[1] = t * (((at(v) - by.high) - by.low) * by.rate);
+        });
+        if (gradient.wanted) {
+          R *dw = gradient.weight_part(me) + at, *db = gradient.bias_part(me) + at;
+          const R high = by.high, low = by.low, rate = by.rate;  // here, or loops stay scalar
+#pragma omp simd
           for (i64 i = 0; i < n; ++i) {
-            const R hat = ((v[i] - by.high) - by.low) * by.rate, t = g[i] * w[i];
-            s0 += t;
-            s1 += t * hat;
-            dw[at + i] += double(g[i] * hat);
-            db[at + i] += double(g[i]);
-          }
-        } else {
-#pragma omp simd reduction(+ : s0, s1)
-          for (i64 i = 0; i < n; ++i) {
-            const R t = g[i] * w[i];
-            s0 += t;
-            s1 += t * (((v[i] - by.high) - by.low) * by.rate);
+            dw[i] += g[i] * (((v[i] - high) - low) * rate);
+            db[i] += g[i];
           }
         }
-        sums.first += s0;
-        sums.second += s1;
+        sums.first += s[0];
+        sums.second += s[1];
       } else {
         const Pair<R> d = products(g, v, n, by);
         const double w = affine.weight ? double(affine.weight[at]) : 1.;
         sums.first += w * d.first;
         sums.second += w * d.second;
-        if (dw) {
-          dw[at] += d.second;
-          db[at] += d.first;
+        if (gradient.wanted) {
+          gradient.weight(me)[at] += d.second;
+          gradient.bias(me)[at] += d.first;
         }
       }
     });
@@ -267,21 +306,13 @@ template <class S> class Runs {
 
   // The sums of g and of g * xhat.
   static Pair<R> products(const R* g, const R* v, i64 n, Standard<R> by) {
-    const i64 half = n / 2;
-    R s0 = 0, s1 = 0, t0 = 0, t1 = 0;
-#pragma omp simd reduction(+ : s0, s1, t0, t1)
-    for (i64 i = 0; i < half; ++i) {
-      const R g0 = g[i], g1 = g[half + i];
-      s0 += g0;
-      s1 += g1;
-      t0 += g0 * (((v[i] - by.high) - by.low) * by.rate);
-      t1 += g1 * (((v[half + i] - by.high) - by.low) * by.rate);
-    }
-    if (n % 2) {
-      s0 += g[n - 1];
-      t0 += g[n - 1] * (((v[n - 1] - by.high) - by.low) * by.rate);
-    }
-    return {s0 + s1, t0 + t1};
+    R s[2];
+    reduce(n, s, [=](auto at, auto* terms) {
+      const auto t = at(g);
+      terms[0] = t;
+      terms[1] = t * (((at(v) - by.high) - by.low) * by.rate);
+    });
+    return {s[0], s[1]};
   }
 
   // dx = (g * weight - mean(g * weight) - xhat * mean(g * weight * xhat)) / deviation
@@ -303,16 +334,17 @@ template <class S> class Runs {
       R* d = place(to, buffers.z);
       const R* v = block.x;
       const i64 at = form.weight.at(o, a, k, p) + q * form.weight.q;
-      const R c0 = by.rate * first, c1 = by.rate * by.rate * second;
+      const R high = by.high, low = by.low, rate = by.rate;
+      const R c0 = rate * first, c1 = rate * rate * second;
       if (affine.weight && form.weight.q) {
         const R* w = affine.weight + at;
 #pragma omp simd
         for (i64 i = 0; i < n; ++i)
-          d[i] = g[i] * w[i] * by.rate - c0 - ((v[i] - by.high) - by.low) * c1;
+          d[i] = g[i] * w[i] * rate - c0 - ((v[i] - high) - low) * c1;
       } else {
-        const R w = affine.weight ? by.rate * affine.weight[at] : by.rate;
+        const R w = affine.weight ? rate * affine.weight[at] : rate;
 #pragma omp simd
-        for (i64 i = 0; i < n; ++i) d[i] = g[i] * w - c0 - ((v[i] - by.high) - by.low) * c1;
+        for (i64 i = 0; i < n; ++i) d[i] = g[i] * w - c0 - ((v[i] - high) - low) * c1;
       }
       if (block.real) {
 #pragma omp simd

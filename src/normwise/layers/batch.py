@@ -14,6 +14,10 @@ from normwise.layers.remembering import Remembering
 from normwise.running import OnNonfinite, Remembered, Running
 
 
+# Made once for each kind: checking its words takes as long as the norm of a small tensor.
+_POLICIES: dict[tuple[float | None, OnNonfinite], Running] = {}
+
+
 class _Remembering(Remembering, _NormBase):
     """torch.nn's constructor and momentum, with the size inferred if left out."""
 
@@ -37,9 +41,16 @@ class _Remembering(Remembering, _NormBase):
             make_lazy(self)
 
     def _policy(self) -> Running:
-        if self.momentum is None:
-            return Running(average="cumulative", on_nonfinite=self.on_nonfinite)
-        return Running(momentum=self.momentum, on_nonfinite=self.on_nonfinite)
+        key = (self.momentum, self.on_nonfinite)
+        policy = _POLICIES.get(key)
+        if policy is None:
+            cumulative = self.momentum is None
+            policy = _POLICIES[key] = Running(
+                "cumulative" if cumulative else "ema",
+                0.1 if cumulative else self.momentum,
+                on_nonfinite=self.on_nonfinite,
+            )
+        return policy
 
     def extra_repr(self) -> str:
         words = super().extra_repr()

@@ -103,9 +103,12 @@ def _natively(
     given: Moments | None,
     keeps: bool,
 ) -> tuple[Tensor, Moments | Stored]:
-    weight, bias, mask = (
-        t if t is None or t.is_contiguous() else t.contiguous() for t in (weight, bias, mask)
-    )
+    if weight is not None and not weight.is_contiguous():
+        weight = weight.contiguous()
+    if bias is not None and not bias.is_contiguous():
+        bias = bias.contiguous()
+    if mask is not None and not mask.is_contiguous():
+        mask = mask.contiguous()
     mean = var = None
     if given is not None:
         mean = _ready(given.shift, x) if formula.scheme.centres else None
@@ -117,8 +120,11 @@ def _natively(
         return formula.by_reference(x, weight, bias, residual, mask, given)
     for calls in _watchers:
         calls.append(Call("native", way.describe()))
-    if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (x, weight, bias, residual)
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
     ):
         call: Any = Normalize.apply
         y, kept = call(x, weight, bias, residual, mask, mean, var, way)

@@ -2,10 +2,9 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 _ACTIVATIONS = [None, *ACTIVATIONS]  # in the order of csrc/call.h
 
 # Elements below which a second thread costs more than it brings: benchmarks/thresholds.py.
-ONE_THREAD = 16_384
+ONE_THREAD = 65_536
 
 
 @cache
@@ -37,8 +36,7 @@ def library() -> Any:
         return None
 
 
-@dataclass(frozen=True)
-class Formula:
+class Formula(NamedTuple):
     """What is computed, apart from the tensors it is computed from."""
 
     scheme: Scheme

@@ -1,0 +1,102 @@
+// Sums over neighbours, a vector register at a time.
+//
+// `#pragma omp simd reduction` adds up the lanes one after the other, which takes longer than
+// the sum of a short run; so the registers are named here, with the compilers' vector types.
+#pragma once
+#include "numbers.h"
+#include <utility>
+
+namespace normwise { namespace NORMWISE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int REGISTER = 64;  // bytes
+#elif defined(__AVX__)
+constexpr int REGISTER = 32;
+#else
+constexpr int REGISTER = 16;
+#endif
+
+template <class R> struct Lanes;
+#ifdef __GNUC__  // and Clang
+template <> struct Lanes<float> {
+  typedef float Vector __attribute__((vector_size(REGISTER)));
+  typedef std::int32_t Count __attribute__((vector_size(REGISTER)));
+};
+template <> struct Lanes<double> {
+  typedef double Vector __attribute__((vector_size(REGISTER)));
+  typedef std::int64_t Count __attribute__((vector_size(REGISTER)));
+};
+#else
+template <class R> struct Lanes { using Vector = R; using Count = R; };
+#endif
+
+// What a term is computed from, at an index: of one element, or of a register full.
+template <class R> struct One {
+  i64 i;
+  R operator()(const R* p) const { return p[i]; }
+};
+template <class R> struct Several {
+  i64 i;
+  typename Lanes<R>::Vector operator()(const R* p) const {
+    typename Lanes<R>::Vector v;
+    std::memcpy(&v, p + i, sizeof(v));
+    return v;
+  }
+};
+
+#ifdef __GNUC__
+template <class R, class Vector, std::size_t... I>
+inline R across(const Vector& v, std::index_sequence<I...>) {  // halves added, down to one lane
+  constexpr std::size_t half = sizeof...(I);
+  const auto sum = __builtin_shufflevector(v, v, I...) + __builtin_shufflevector(v, v, half + I...);
+  if constexpr (half == 1) {
+    return sum[0];
+  } else {
+    return across<R>(sum, std::make_index_sequence<half / 2>());
+  }
+}
+template <class R, class Vector> inline R across(const Vector& v) {
+  return across<R>(v, std::make_index_sequence<sizeof(v) / sizeof(R) / 2>());
+}
+#endif
+
+// Sums of K terms over n indices; f(at, terms) computes the terms from at(pointer).
+template <int K, class R, class F> inline void reduce(i64 n, R (&sums)[K], F f) {
+  for (int k = 0; k < K; ++k) sums[k] = R(0);
+  i64 i = 0;
+#ifdef __GNUC__
+  using Vector = typename Lanes<R>::Vector;
+  using Count = typename Lanes<R>::Count;
+  constexpr i64 N = sizeof(Vector) / sizeof(R);
+  if (n >= N) {
+    Vector even[K] = {}, odd[K] = {}, terms[K];
+    for (; i + 2 * N <= n; i += 2 * N) {  // two chains of additions, as one waits for itself
+      f(Several<R>{i}, terms);
+      for (int k = 0; k < K; ++k) even[k] += terms[k];
+      f(Several<R>{i + N}, terms);
+      for (int k = 0; k < K; ++k) odd[k] += terms[k];
+    }
+    if (i + N <= n) {
+      f(Several<R>{i}, terms);
+      for (int k = 0; k < K; ++k) even[k] += terms[k];
+      i += N;
+    }
+    if (i < n) {  // the last register once more, without what it has in common with the others
+      Count place;
+      for (int j = 0; j < N; ++j) place[j] = j;
+      f(Several<R>{n - N}, terms);
+      const Count fresh = place >= decltype(place[0] + 0)(N - (n - i));
+      for (int k = 0; k < K; ++k) odd[k] += fresh ? terms[k] : Vector{};
+      i = n;
+    }
+    for (int k = 0; k < K; ++k) sums[k] = across<R>(even[k] + odd[k]);
+  }
+#endif
+  for (; i < n; ++i) {
+    R terms[K];
+    f(One<R>{i}, terms);
+    for (int k = 0; k < K; ++k) sums[k] += terms[k];
+  }
+}
+
+}}  // namespace normwise::NORMWISE_ISA
