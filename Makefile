@@ -3,6 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# A process for each core. It takes over half of what another has left, so that tests which
+# share a fixture mostly stay together.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet
 
 .PHONY: compare test test-all check format bench bench-models pictures clean
@@ -11,11 +14,11 @@ compare: $(READY)  ## try eight norms on real speech, and say which to take
 	$(BIN)/normwise compare
 
 test: $(READY)  ## the tests, with line coverage
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=90
+	$(PYTEST) -m "not slow" --cov --cov-fail-under=90
 
 test-all: $(READY)  ## the slow tests, too
 	$(INSTALL) --group oracle
-	$(BIN)/python -m pytest --cov
+	$(PYTEST) --cov
 
 check: $(READY)  ## linters and types
 	$(BIN)/ruff check .

@@ -1,8 +1,13 @@
+import os
+
 import pytest
 import torch
 from hypothesis import settings
 
 from normwise.compare import cost
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for every core
+    torch.set_num_threads(1)
 
 # A shared machine stalls now and then, so no example has a deadline. Examples are the same
 # in every run; `pytest --hypothesis-profile=explore` draws new ones, and more of them.

@@ -70,9 +70,9 @@ def widest(text):
 # ── what it prints ──────────────────────────────────────────────────────────────────────────
 
 
-def test_a_run_prints_the_table_the_sentence_and_the_paths(tmp_path):
+def test_a_run_prints_the_table_the_sentence_and_the_paths(norm, tmp_path):
     words = ("compare", command.TINY, "--seeds", 2, "--candidates", "rms", "--out", "run")
-    code, printed, complaints = command.run(*words, "--workers", 1, cwd=tmp_path)
+    code, printed, complaints = norm(*words, "--workers", 1)
     assert (code, complaints) == (0, "")
     assert widest(printed) <= 80
     assert "\x1b" not in printed

@@ -69,6 +69,12 @@ ROWS = [
     Row("Identity", lambda: nw.Identity(6)),
 ]  # fmt: skip
 each = pytest.mark.parametrize("row", ROWS, ids=str)
+# What remembers nothing is the same in both.
+in_each_mode = pytest.mark.parametrize(
+    ("row", "training"),
+    [(row, training) for row in ROWS for training in (True, False) if training or row.remembers],
+    ids=lambda value: str(value) if isinstance(value, Row) else ["evaluation", "training"][value],
+)
 in_training_and_evaluation = pytest.mark.parametrize("training", [True, False])
 with_and_without_mask = pytest.mark.parametrize("masked", [False, True])
 
@@ -76,8 +82,7 @@ with_and_without_mask = pytest.mark.parametrize("masked", [False, True])
 # -- torch.compile -----------------------------------------------------------------
 
 
-@each
-@in_training_and_evaluation
+@in_each_mode
 @pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_after_the_first_change_no_batch_size_compiles_anew(row, training, masked):
     torch._dynamo.reset()
@@ -103,8 +108,7 @@ def dynamic(row, masked):
     return (x, {0: Dim("n"), 1: Dim("t")}) if masked else (x,)
 
 
-@each
-@in_training_and_evaluation
+@in_each_mode
 @with_and_without_mask
 def test_an_exported_layer_takes_any_batch_and_length(row, training, masked):
     layer = row.settled(training=training)
@@ -145,8 +149,7 @@ def test_onnx_runtime_agrees_on_any_batch_and_length(row):
 # -- torch.func ---------------------------------------------------------------------
 
 
-@each
-@in_training_and_evaluation
+@in_each_mode
 def test_functional_call_uses_what_it_is_given(row, training):
     layer, other = row.settled(training=training), row.settled(training=training)
     with torch.no_grad():

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # scipy.stats takes a second more to import
 
 from normwise.errors import NormError
 
@@ -197,7 +197,7 @@ def _verdict(
     elif decided.any():
         more_seeds = int(decided.argmax())
     half = float(halves[0])
-    p = 2 * float(stats.t.sf(abs(mean) * math.sqrt(pairs) / spread, pairs - 1))
+    p = 2 * float(stdtr(pairs - 1, -abs(mean) * math.sqrt(pairs) / spread))
     return Verdict(
         word, mean, Interval(mean - half, mean + half), min(1.0, comparisons * p), pairs, more_seeds
     )
@@ -205,7 +205,7 @@ def _verdict(
 
 def _half_width(spread: float, count: int | NDArray[np.int_], error: float) -> Floats:
     """Half the t interval of a mean of `count` values, for one count or many."""
-    half: Floats = stats.t.isf(error / 2, count - 1) * spread / np.sqrt(count)
+    half: Floats = -stdtrit(count - 1, error / 2) * spread / np.sqrt(count)
     return half
 
 
