@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/ready
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet
 
-.PHONY: compare test test-all check format bench pictures clean
+.PHONY: compare test test-all check format bench bench-models pictures clean
 
 compare: $(READY)  ## try eight norms on real speech, and say which to take
 	$(BIN)/normwise compare
@@ -14,6 +14,7 @@ test: $(READY)  ## the tests, with line coverage
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=90
 
 test-all: $(READY)  ## the slow tests, too
+	$(INSTALL) --group oracle
 	$(BIN)/python -m pytest --cov
 
 check: $(READY)  ## linters and types
@@ -25,9 +26,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## time the layers beside torch.nn and x.clone(), and measure their errors
-	$(BIN)/python benchmarks/layers.py
+bench: $(READY)  ## time the layers beside torch.nn and x.clone(); about ten minutes
+	$(BIN)/normwise bench --out benchmarks/results
 	$(BIN)/python benchmarks/accuracy.py
+
+bench-models: $(READY)  ## time whole models with torch's norms, ours and none
+	$(BIN)/python benchmarks/models.py
 
 pictures: $(READY)  ## draw the README's pictures from the run that `make compare` left
 	$(BIN)/python docs/pictures.py

@@ -7,20 +7,24 @@ import inspect
 from functools import partial
 from itertools import dropwhile, takewhile
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
 import normwise as nw
 from normwise.catalogue import Entry
+from normwise.demands import IN_WORDS, Passes
 
 PAGE = Path(__file__).parent / "catalogue.md"
 
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 # The catalogue
 
 Every norm that `nw.make`, `nw.swap` and `normwise compare` know by name. In a pattern,
 brackets stand around what is averaged, and everything else keeps a statistic of its own:
 `n` samples, `c` channels, `g` a part of a dimension, `...` all that are not named.
+
+{fill(IN_WORDS, width=90)}
 
 `docs/write_catalogue.py` writes this page.
 """
@@ -46,9 +50,17 @@ def formula(layer: type[torch.nn.Module]) -> str:
     return inspect.cleandoc("\n" + "\n".join(takewhile(str.strip, lines)))
 
 
+def passes(counted: Passes) -> str:
+    """How often the signal goes through memory: 1 read, 1 write."""
+    named = zip(counted._fields, counted, strict=True)
+    return ", ".join(
+        f"{count} {name.removesuffix('s') if count == 1 else name}" for name, count in named
+    )
+
+
 def section(entry: Entry) -> str:
     """What the page says of one norm."""
-    layers = classes(entry)
+    layers, least = classes(entry), entry.demands
     patterns = " and ".join(f"`{pattern}`" for pattern in filter(None, entry.averages.split(" + ")))
     formulas = dict.fromkeys(map(formula, layers))
     return "\n".join(
@@ -59,6 +71,9 @@ def section(entry: Entry) -> str:
             "",
             *(f"```text\n{text}\n```\n" for text in formulas),
             f"- Averaged over: {patterns or 'nothing'}",
+            f"- Inference: {passes(least.inference)}; sees its {least.infers_from}",
+            f"- Training: {passes(least.training)}; sees its {least.trains_on}; "
+            f"keeps {' and '.join(least.keeps) or 'no number'}",
             f"- Layers: {', '.join(f'`{layer.__name__}`' for layer in layers)}",
             *([f"- Source: {entry.source}"] if entry.source != "–" else []),
             "",

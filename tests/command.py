@@ -9,6 +9,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 TINY = TESTS / "tiny.py"
 STOPPABLE = TESTS / "stoppable.py"
+PATIENCE_S = 120  # a process takes 3 s to import torch, and several share a busy machine
 
 
 def start(*words, cwd, **variables):
@@ -28,7 +29,7 @@ def start(*words, cwd, **variables):
 def run(*words, cwd, **variables):
     """The exit code, what was printed, and what went to stderr."""
     process = start(*words, cwd=cwd, **variables)
-    printed, complaints = process.communicate(timeout=120)
+    printed, complaints = process.communicate(timeout=PATIENCE_S)
     return process.returncode, printed, complaints
 
 
@@ -45,9 +46,9 @@ def others(process):
     return alive
 
 
-def until(condition, timeout_s=30):
+def until(condition):
     """Wait for something to become true; whether it did."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > deadline:
             return False

@@ -6,7 +6,7 @@ from datetime import timedelta
 import torch
 from torch import distributed, multiprocessing
 
-PATIENCE_S = 120  # a process takes 3 s to import torch, and several share a busy machine
+from command import PATIENCE_S
 
 
 def together(work, processes, folder):

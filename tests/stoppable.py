@@ -1,10 +1,11 @@
 """A task whose every trial is noted in a file, and may stop the whole run: see `STOP`.
 
 TRIALS  a file: each trial adds the line "none with seed 0" when it begins
-STOP    "5 SIGKILL": the trial that finds 5 lines sends this signal to the driver;
-        "5 exit": its own process ends without a word
+STOP    "5 SIGKILL": the trial that adds the fifth line sends this signal to the driver;
+        "5 exit": its own process ends without a word. No trial begins meanwhile
 """
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -20,13 +21,13 @@ NAMES = {torch.nn.BatchNorm1d: "as-is", nw.Identity: "none", nw.RMSNorm1d: "rms"
 
 
 def run(model, seed, report):
+    at, _, how = os.environ.get("STOP", "0 never").partition(" ")
     with Path(os.environ["TRIALS"]).open("a+") as trials:
+        fcntl.flock(trials, fcntl.LOCK_EX)  # or another trial begins, and ends, before the signal
         trials.write(f"{NAMES[type(model.layers[1])]} with seed {seed}\n")
         trials.seek(0)
-        count = len(trials.readlines())
-    at, _, how = os.environ.get("STOP", "0 never").partition(" ")
-    if count == int(at):
-        stop(how)
+        if len(trials.readlines()) == int(at):
+            stop(how)
     x, y = tiny.waves(24, seed=1)
     for step in range(4):
         loss = torch.nn.functional.cross_entropy(model(x), y)
@@ -42,6 +43,7 @@ def run(model, seed, report):
 def stop(how):
     if how == "exit":
         os._exit(7)
+    time.sleep(0.3)  # another trial would begin now, if it could
     parent = multiprocessing.parent_process()
     driver = parent.pid if parent else os.getpid()
     if how == "SIGINT":

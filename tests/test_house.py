@@ -17,20 +17,24 @@ ROOT = Path(normwise.__file__).parent
 
 FLOORS = {
     "version": 0,
+    "machine": 0,
+    "timing": 0,
     "errors": 0,
     "axes": 0,
     "reference": 1,
     "running": 1,
     "checks": 1,
+    "demands": 1,
     "data": 1,
+    "_native": 1,  # what csrc/ is compiled to
     "ops": 2,
-    "csrc": 2,
-    "functional": 2,
+    "functional": 3,
     "layers": 3,
     "catalogue": 4,
     "surgery": 5,
     "doctor": 5,
     "compare": 6,
+    "bench": 6,
     "recipes": 7,
     "cli": 8,
     "__init__": 9,
@@ -41,6 +45,7 @@ NEIGHBOURS = {
     ("running", "reference"),
     ("checks", "reference"),
     ("doctor", "surgery"),
+    ("machine", "version"),
 }
 
 # What `import normwise` must not wait for.

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from normwise import layers
-from normwise.axes import SCHEMES
+from normwise.axes import SCHEMES, Scheme, parse
+from normwise.demands import Demands, demands
 from normwise.errors import NormError
 
 
@@ -20,7 +21,8 @@ class Entry:
     """One norm of the catalogue.
 
     name      the first word of its candidate string
-    averages  its row of the table, as a pattern; empty where nothing is measured
+    rows      its rows of the table; empty where nothing is measured, None where nothing
+              is done
     when      when it is the right choice, in one sentence
     source    authors, year and arXiv number
     layers    the class for x with 1, 2 or 3 dimensions after N and C; 0 is the one
@@ -28,16 +30,28 @@ class Entry:
     argument  what stands after the colon, "group:8"; None where nothing has to
     defaults  what the class is given beside its number of features
     usual     whether a comparison tries it without being asked
+    cumulative  whether a position counts itself and those before it, none after
     """
 
     name: str
-    averages: str
+    rows: tuple[Scheme, ...] | None
     when: str
     source: str
     layers: Mapping[int, Callable[..., torch.nn.Module]]
     argument: str | None = None
     defaults: Mapping[str, Any] | None = None
     usual: bool = False
+    cumulative: bool = False
+
+    @property
+    def averages(self) -> str:
+        """Its rows as patterns, joined by +; empty where nothing is measured."""
+        return " + ".join(str(row.pattern) for row in self.rows or ())
+
+    @property
+    def demands(self) -> Demands:
+        """What it demands, at the least, of memory and of the data around."""
+        return demands(self.rows, cumulative=self.cumulative)
 
     @property
     def usage(self) -> str:
@@ -51,10 +65,14 @@ def _ranks(
     return {dim: getattr(layers, f"{name}{dim}d") for dim in dims}
 
 
+def _rows(*names: str) -> tuple[Scheme, ...]:
+    return tuple(SCHEMES[name] for name in names)
+
+
 _ENTRIES = (
     Entry(
         "none",
-        "",
+        None,
         "The network may not need a norm at all; always worth a try.",
         "–",
         {0: partial(layers.Identity, trailing=True), **dict.fromkeys((1, 2, 3), layers.Identity)},
@@ -62,7 +80,7 @@ _ENTRIES = (
     ),
     Entry(
         "batch",
-        str(SCHEMES["batch"].pattern),
+        _rows("batch"),
         "Large batches of data that stays the same in use.",
         "Ioffe and Szegedy 2015, arXiv:1502.03167",
         _ranks("BatchNorm"),
@@ -70,7 +88,7 @@ _ENTRIES = (
     ),
     Entry(
         "instance",
-        str(SCHEMES["instance"].pattern),
+        _rows("instance"),
         "Level and loudness of a series carry no meaning: style, speakers, sensors.",
         "Ulyanov, Vedaldi and Lempitsky 2016, arXiv:1607.08022",
         _ranks("InstanceNorm"),
@@ -79,7 +97,7 @@ _ENTRIES = (
     ),
     Entry(
         "group",
-        str(SCHEMES["group"].pattern),
+        _rows("group"),
         "Small batches, where batch norm's statistics are noise.",
         "Wu and He 2018, arXiv:1803.08494",
         _ranks("GroupNorm"),
@@ -88,7 +106,7 @@ _ENTRIES = (
     ),
     Entry(
         "layer",
-        str(SCHEMES["layer"].pattern),
+        _rows("layer"),
         "Streams and transformers: no position depends on another.",
         "Ba, Kiros and Hinton 2016, arXiv:1607.06450",
         {0: layers.LayerNorm, **_ranks("LayerNorm")},
@@ -96,7 +114,7 @@ _ENTRIES = (
     ),
     Entry(
         "rms",
-        str(SCHEMES["rms"].pattern),
+        _rows("rms"),
         "As layer norm, cheaper: the mean stays.",
         "Zhang and Sennrich 2019, arXiv:1910.07467",
         {0: layers.RMSNorm, **_ranks("RMSNorm")},
@@ -104,7 +122,7 @@ _ENTRIES = (
     ),
     Entry(
         "renorm",
-        str(SCHEMES["batch"].pattern),
+        _rows("batch"),
         "As batch norm, where batches are small or not alike.",
         "Ioffe 2017, arXiv:1702.03275",
         _ranks("BatchRenorm"),
@@ -114,7 +132,7 @@ _ENTRIES = (
     ),
     Entry(
         "ghost",
-        str(SCHEMES["ghost"].pattern),
+        _rows("ghost"),
         "Large batches that generalise worse than small ones did.",
         "Hoffer, Hubara and Soudry 2017, arXiv:1705.08741",
         _ranks("GhostBatchNorm"),
@@ -122,56 +140,57 @@ _ENTRIES = (
     ),
     Entry(
         "switchable",
-        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "sample", "batch")),
+        _rows("instance", "sample", "batch"),
         "It is not clear which statistics to trust, and there is data to learn it from.",
         "Luo, Ren, Peng, Zhang and Li 2019, arXiv:1806.10779",
         _ranks("SwitchableNorm"),
     ),
     Entry(
         "causal",
-        "n [c t]",
+        (Scheme(parse("n [c t]")),),
         "Streams, where layer norm's single position is too little to go by.",
         "Luo and Mesgarani 2019, arXiv:1809.07454",
         _ranks("CausalNorm", (1,)),
+        cumulative=True,
     ),
     Entry(
         "filter-response",
-        str(SCHEMES["response"].pattern),
+        _rows("response"),
         "Convolutions on batches of any size; brings its own activation.",
         "Singh and Krishnan 2020, arXiv:1911.09737",
         _ranks("FilterResponseNorm", (1, 2)),
     ),
     Entry(
         "evonorm-s0",
-        str(SCHEMES["group"].pattern),
+        _rows("group"),
         "As group norm, where the activation may be replaced with it.",
         "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
         _ranks("EvoNormS0", (1, 2)),
     ),
     Entry(
         "evonorm-b0",
-        " + ".join(str(SCHEMES[name].pattern) for name in ("instance", "batch")),
+        _rows("instance", "batch"),
         "As batch norm, where the activation may be replaced with it.",
         "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
         _ranks("EvoNormB0", (1, 2)),
     ),
     Entry(
         "global-response",
-        str(SCHEMES["response"].pattern),
+        _rows("response"),
         "Wide layers whose channels grow alike or fall silent.",
         "Woo, Debnath, Hu, Chen, Liu, Kweon and Xie 2023, arXiv:2301.00808",
         _ranks("GlobalResponseNorm", (1, 2)),
     ),
     Entry(
         "tanh",
-        "",
+        (),
         "Statistics are too dear or too noisy: a learned squashing instead.",
         "Zhu, Chen, He, LeCun and Liu 2025, arXiv:2503.10622",
         dict.fromkeys((1, 2, 3), layers.DynamicTanh),
     ),
     Entry(
         "erf",
-        "",
+        (),
         "As tanh, with a flatter middle and sharper ends.",
         "Chen, Lu, Zhu, Sun and Liu 2025, arXiv:2512.10938",
         dict.fromkeys((1, 2, 3), layers.DynamicErf),

@@ -13,6 +13,7 @@ from normwise.catalogue import catalogue
 from normwise.compare import Comparison, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
 from normwise.compare.task import load_module
+from normwise.demands import IN_WORDS
 from normwise.errors import NormError
 from normwise.version import __version__
 
@@ -35,10 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"normwise: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\nnormwise: stopped; finished trials are kept, and the same command goes on",
-            file=sys.stderr,
-        )
+        print(f"\nnormwise: stopped; {options.left}", file=sys.stderr)
         return 130
     return code or 0
 
@@ -49,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"normwise {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(left="nothing was written")  # if the command is stopped
 
     run = commands.add_parser(
         "compare",
@@ -71,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, metavar="K", help="processes; default: the cores")
     run.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
     run.add_argument("--json", action="store_true", help="print results.json, not the table")
-    run.set_defaults(call=_compare)
+    run.set_defaults(call=_compare, left="finished trials are kept, and the same command goes on")
 
     report = commands.add_parser("report", help="draw the report of a run again")
     report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
@@ -99,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--steps", type=int, metavar="K", help="of the training")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(call=_doctor)
+
+    timed = commands.add_parser(
+        "bench",
+        help="time the layers on this machine",
+        description="Time every layer on many inputs, beside torch.nn, torch.nn compiled and a "
+        "copy of the input, all taking turns; then the peak memory of training steps.",
+    )
+    timed.add_argument("--quick", action="store_true", help="one input of 8 MB for each norm")
+    timed.add_argument("--only", metavar="PATTERN", help="as in group, *step*bfloat16 or 10x20x100")
+    timed.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR")
+    timed.add_argument("--json", action="store_true", help="print the figures, not the table")
+    timed.set_defaults(call=_bench)
 
     norms = commands.add_parser("list", help="print the catalogue of norms")
     norms.set_defaults(call=_list)
@@ -221,16 +232,62 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.text import Text
+
+    from normwise import bench
+    from normwise.bench.table import WIDTH, build_table, summary
+
+    cases = bench.chosen(options.only, quick=options.quick)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("")
+        results = bench.measure(
+            cases,
+            memory=not options.quick,
+            on_progress=lambda words, done, total: progress.update(
+                task, description=words, completed=done, total=total
+            ),
+        )
+    paths = bench.write(results, options.out)
+    if options.json:
+        print(json.dumps(results, indent=2))
+        return
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=min(console.width, WIDTH))
+    console.print(build_table(results["rows"]))
+    console.print("", *map(Text, summary(results)), "", sep="\n")
+    for path in paths:
+        console.print(Text(str(path), style="dim"), soft_wrap=True)
+
+
 def _list(options: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("candidate", "averages", "when", "source"):
-        table.add_column(column, overflow="fold")
+    def table(*columns: str) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            made.add_column(column, overflow="fold")
+        return made
+
+    norms = table("candidate", "averages", "when", "source")
+    costs = table("candidate", "inference", "sees its", "training", "sees its", "keeps")
     for entry in catalogue().values():
-        table.add_row(entry.usage, entry.averages or "nothing", entry.when, entry.source)
-    Console(markup=False, highlight=False).print(table, markup=False)
+        norms.add_row(entry.usage, entry.averages or "nothing", entry.when, entry.source)
+        least = entry.demands
+        costs.add_row(
+            entry.usage,
+            f"{least.inference.reads} + {least.inference.writes}",
+            least.infers_from,
+            f"{least.training.reads} + {least.training.writes}",
+            least.trains_on,
+            "\n".join(least.keeps) or "nothing",
+        )
+    console = Console(markup=False, highlight=False)
+    console.print(norms, "", costs, "", IN_WORDS, sep="\n", markup=False)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from normwise.checks import (
     full_rank,
 )
 from normwise.errors import NormError, describe
-from normwise.reference import normalize
+from normwise.ops import normalize, remember
 from normwise.running import Remembered, Running, recall
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
@@ -302,11 +302,12 @@ def _normalized(
         given=recall(remembered, fitted) if recalled and remembered is not None else None,
         activation=activation,
         residual=residual,
+        keeps=from_input and remembered is not None,
     )
     if from_input:
         check_averaged(x, scheme, moments.elements, name)
         if remembered is not None and policy is not None:
-            policy.update(remembered, moments, fitted)
+            remember(policy, remembered, moments, fitted)
     return y
 
 

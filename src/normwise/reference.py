@@ -38,6 +38,8 @@ class Moments(NamedTuple):
     var: Tensor  # biased; the mean square where nothing is centred
     elements: Tensor | int  # real positions that were averaged
 
+    kept: bool = False  # whether these are what a layer remembers, so that offset is 0
+
     @property
     def mean(self) -> Tensor:
         return self.shift + self.offset

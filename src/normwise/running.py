@@ -112,11 +112,16 @@ class Running:
             return True
         finite = torch.stack([statistic.isfinite().all() for statistic in statistics]).all()
         if self.on_nonfinite == "raise" and not finite:
-            raise NormError(
-                "the statistics of a batch are not finite, and on_nonfinite='raise'; what is "
-                "remembered is as it was. on_nonfinite='skip' passes such batches over"
-            )
+            raise self.refusal()
         return finite
+
+    @staticmethod
+    def refusal() -> NormError:
+        """What is said of a batch that does not go in."""
+        return NormError(
+            "the statistics of a batch are not finite, and on_nonfinite='raise'; what is "
+            "remembered is as it was. on_nonfinite='skip' passes such batches over"
+        )
 
     @property
     def _counts_batches(self) -> bool:
@@ -163,7 +168,7 @@ def recall(remembered: Remembered, fitted: Fitted) -> Moments:
     shape = [next(sizes) if i in positions else 1 for i in range(splits)]
     var = remembered.var.reshape(shape)
     shift = var.new_zeros(()) if remembered.mean is None else remembered.mean.reshape(shape)
-    return Moments(shift, var.new_zeros(()), var, 0)
+    return Moments(shift, var.new_zeros(()), var, 0, kept=True)
 
 
 def _over_samples(statistic: Tensor, seen: Tensor, fitted: Fitted) -> Tensor:

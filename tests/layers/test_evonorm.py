@@ -30,7 +30,7 @@ def formula(norm, x, mask=None):
             divisor = np.maximum(np.sqrt(batch_var + norm.eps), slope[c] * values + own)
             values = values / divisor
         else:
-            width = x.shape[1] // (norm.num_groups or np.gcd(32, x.shape[1]))
+            width = x.shape[1] // (norm.num_groups or x.shape[1])  # up to 32 channels
             group = x[n, c // width * width :][:width][:, real[n]]
             gate = 1 / (1 + np.exp(-slope[c] * values))
             values = values * gate / np.sqrt(group.var() + norm.eps)
@@ -56,6 +56,23 @@ def test_formula_in_training_and_evaluation(kind, keywords, dim):
     torch.testing.assert_close(norm(x), formula(norm, x))
     norm.eval()
     torch.testing.assert_close(norm(x), formula(norm, x))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 24), (31, 31), (33, 11), (37, 1)])
+def test_s0_takes_as_many_groups_as_the_authors_do(channels, groups):
+    x = torch.randn(2, channels, 6)
+    usual, explicit = nw.EvoNormS01d(channels), nw.EvoNormS01d(channels, num_groups=groups)
+    assert torch.equal(usual(x), explicit(x))
+
+
+@pytest.mark.parametrize("norm", [nw.EvoNormS01d(4), nw.EvoNormB01d(4)])
+def test_starts_as_in_the_authors_code(norm):
+    assert norm.eps == 1e-5
+    assert norm.weight.eq(1).all()
+    assert norm.slope.eq(1).all()
+    assert norm.bias.eq(0).all()
+    if hasattr(norm, "running_var"):
+        assert (norm.momentum, norm.running_var.tolist()) == (0.1, [1] * 4)
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.4, None])

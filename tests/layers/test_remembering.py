@@ -255,7 +255,9 @@ def test_skipping_does_not_break_a_compiled_graph():
     compiled = torch.compile(copy.deepcopy(layer), fullgraph=True, backend="eager")
     for x in (batch(3, 4, 5), spoiled(float("nan"))):
         layer(x), compiled(x)
-    assert_same(state(layer), state(compiled._orig_mod))
+    kept, other = state(layer), state(compiled._orig_mod)
+    for name in kept:  # by a kernel here, by the formula there
+        torch.testing.assert_close(kept[name], other[name])
 
 
 def test_only_words_that_are_known():

@@ -91,6 +91,16 @@ def test_limits_open_evenly(step, r_limit, d_limit):
     assert (r.item(), d.item()) == pytest.approx((r_limit, d_limit))
 
 
+@pytest.mark.parametrize(
+    ("step", "r_limit", "d_limit"), [(5_000, 1, 0), (25_000, 1 + 8 / 7, 5), (40_000, 3, 5)]
+)
+def test_limits_open_as_in_the_paper_if_nothing_else_is_said(step, r_limit, d_limit):
+    norm = nw.BatchRenorm1d(2)
+    norm.num_batches_tracked.fill_(step)
+    r, d = norm.limits()
+    assert (r.item(), d.item()) == pytest.approx((r_limit, d_limit))
+
+
 def test_while_the_limits_are_shut_it_is_batch_norm():
     x = torch.randn(6, 4, 9) * 3 + 2
     norm, plain = nw.BatchRenorm1d(4, hold_steps=2, r_steps=3, d_steps=3), nw.BatchNorm1d(4)

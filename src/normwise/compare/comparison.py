@@ -13,12 +13,12 @@ from normwise.catalogue import catalogue, parse_candidate
 from normwise.compare.cost import measure_costs
 from normwise.compare.engine import Trial, run_here, run_in_workers
 from normwise.compare.ledger import Ledger, discard
-from normwise.compare.machine import describe_machine
 from normwise.compare.progress import Progress
 from normwise.compare.randomness import own_randomness
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
+from normwise.machine import describe_machine
 from normwise.surgery import find, plan
 from normwise.version import __version__
 

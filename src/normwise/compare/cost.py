@@ -1,7 +1,6 @@
 """What each candidate costs: timed side by side, after the trials, with nothing else running."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from normwise.compare.batches import Batch
 from normwise.compare.ledger import Cost
 from normwise.compare.task import Task
 from normwise.compare.trial import candidate_model, forward, train_step
+from normwise.timing import take_turns
 
 ROUNDS = 7
 ROUND_S = 0.05
@@ -73,26 +73,13 @@ def _side_by_side(
     on_progress: Callable[[str], None] | None,
 ) -> dict[str, float]:
     """Seconds for one call of each: the median over rounds in which all take turns."""
-    repeats = {}
-    for name, call in calls.items():
-        call()  # the first call pays for what is set up once
-        repeats[name] = max(1, int(ROUND_S / max(_seconds(task, call, 2), 1e-6)))
-    rounds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            if on_progress is not None:
-                on_progress(name)
-            rounds[name].append(_seconds(task, call, repeats[name]))
+
+    def settle() -> None:
+        if task.device.type == "cuda":
+            torch.cuda.synchronize(task.device)
+
+    rounds = take_turns(calls, ROUNDS, ROUND_S, settle=settle, on_turn=on_progress)
     return {name: statistics.median(seconds) for name, seconds in rounds.items()}
-
-
-def _seconds(task: Task, call: Callable[[], object], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    if task.device.type == "cuda":
-        torch.cuda.synchronize(task.device)
-    return (time.perf_counter() - start) / times
 
 
 def _peak_memory_mb(task: Task, step: Callable[[], object]) -> float:

@@ -15,7 +15,8 @@ from normwise.axes import Fitted, Scheme
 from normwise.checks import check_averaged, check_floating, check_residual, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask
-from normwise.reference import Moments, finish, normalize, scale
+from normwise.ops import Stored, normalize
+from normwise.reference import Moments, finish, scale
 from normwise.running import Remembered, recall
 
 _SPACE = {1: "T", 2: "H, W", 3: "D, H, W"}
@@ -96,7 +97,12 @@ class Normalization(torch.nn.Module):
         remembered = self.remembered()
         return None if remembered is None else recall(remembered, fitted)
 
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
+    @property
+    def remembers(self) -> bool:
+        """Whether the moments of this batch are to be taken in."""
+        return False
+
+    def remember(self, moments: Moments | Stored, fitted: Fitted) -> None:
         """Take the moments of a training batch in."""
 
     # -- the one forward -----------------------------------------------------
@@ -116,7 +122,7 @@ class Normalization(torch.nn.Module):
             residual = None if residual is None else residual.unsqueeze(0)
         fitted = self.scheme.pattern.fit(x.dim())
         mask = full_mask(x, mask, fitted.features, self._name())
-        if mask is not None:
+        if mask is not None and type(self).normalized is not Normalization.normalized:
             x = torch.where(mask, x, 0.0)  # a NaN masked later would reach gradients, as 0 * NaN
         y = self.normalized(x, mask, fitted, residual)
         return y.squeeze(0) if unbatched else y
@@ -137,10 +143,12 @@ class Normalization(torch.nn.Module):
             given=given,
             activation=self.activation,
             residual=residual,
+            keeps=self.remembers,
         )
         if given is None:
             self.check_elements(x, moments.elements)
-            self.remember(moments, fitted)
+            if self.remembers:
+                self.remember(moments, fitted)
         return y
 
     def finish(

@@ -1,7 +1,6 @@
 """EvoNorm: norm and activation in one, as an evolutionary search found them."""
 
 from collections.abc import Mapping
-from math import gcd
 
 import torch
 from torch import Tensor
@@ -11,10 +10,16 @@ from normwise.checks import check_groups
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
 from normwise.layers.remembering import Remembering
+from normwise.ops import Stored
 from normwise.reference import Moments, measure, split, wide
 from normwise.running import Running, unbiased
 
 _PAPER_GROUPS = 32
+
+
+def _usual_groups(num_features: int) -> int:
+    """32, or the largest number below it that divides the channels, as in the authors' code."""
+    return next(g for g in range(_PAPER_GROUPS, 0, -1) if num_features % g == 0)
 
 
 class _EvoNorm(Channelwise):
@@ -51,7 +56,7 @@ class _S0(_EvoNorm):
         super().set_size(shape)
 
     def part_sizes(self) -> Mapping[str, int]:
-        return {"g": self.num_groups or gcd(_PAPER_GROUPS, self.num_features)}
+        return {"g": self.num_groups or _usual_groups(self.num_features)}
 
     def normalized(
         self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
@@ -74,8 +79,8 @@ class EvoNormS01d(_S0):
 
     where channel c belongs to group g. No mean is taken off x. The name is the
     paper's EvoNorm-S0, for signals; it takes the place of the activation that
-    follows, too. `num_groups` left out is 32 as in the paper, or as many of the
-    32 as divide C; `num_features` left out is inferred.
+    follows, too. `num_groups` left out is 32 as in the paper, or the largest number
+    below it that divides C; `num_features` left out is inferred.
 
     Shapes
         x     (N, C, T), floating; any unit
@@ -89,7 +94,8 @@ class EvoNormS01d(_S0):
         NormError  if C is not num_features, num_groups does not divide it, mask does
                    not fit x, or a group would be averaged over one element.
 
-    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967. The mask is ours.
+    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967; where no activation
+    would follow, their layer is weight and bias alone. The mask is ours.
     """
 
     dim = 1
@@ -142,7 +148,8 @@ class _B0(_EvoNorm, Remembering):
     def _policy(self) -> Running:
         return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)
 
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
+    def remember(self, moments: Moments | Stored, fitted: Fitted) -> None:
+        assert isinstance(moments, Moments)  # a formula of its own measures them
         super().remember(moments._replace(var=unbiased(moments)), fitted)
 
     def normalized(
@@ -185,7 +192,9 @@ class EvoNormB01d(_B0):
                    between 0 and 1, or a channel would be averaged over one element
                    in training.
 
-    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967. The mask is ours.
+    Source: Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967; where no activation
+    would follow, their layer is weight and bias alone. Like batch norm, and unlike
+    their code, this remembers an unbiased variance. The mask is ours.
     """
 
     dim = 1

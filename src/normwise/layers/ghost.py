@@ -9,7 +9,7 @@ from normwise.checks import whole_number
 from normwise.errors import NormError
 from normwise.layers.batch import BatchNorm1d, BatchNorm2d, BatchNorm3d, _Batch
 from normwise.layers.lazy import Lazy
-from normwise.reference import normalize
+from normwise.ops import normalize
 
 
 class _Ghost(_Batch):

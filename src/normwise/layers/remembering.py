@@ -7,6 +7,7 @@ from torch import Tensor
 
 from normwise.axes import Fitted
 from normwise.layers.base import Normalization
+from normwise.ops import Stored, remember
 from normwise.reference import Moments, measured, wide
 from normwise.running import Remembered, Running
 
@@ -80,10 +81,14 @@ class Remembering(WideStatistics):
         own = measured(x, self.scheme, mask=mask, sizes=self.part_sizes())
         return policy.infer(remembered, own, fitted)
 
-    def remember(self, moments: Moments, fitted: Fitted) -> None:
+    @property
+    def remembers(self) -> bool:
+        return self.training and self.track_running_stats and self.running_var is not None
+
+    def remember(self, moments: Moments | Stored, fitted: Fitted) -> None:
         remembered = self._remembered()
-        if self.training and self.track_running_stats and remembered is not None:
-            self._policy().update(remembered, moments, fitted)
+        if self.remembers and remembered is not None:
+            remember(self._policy(), remembered, moments, fitted)
 
     def _remembered(self) -> Remembered | None:
         if self.running_var is None:

@@ -101,8 +101,8 @@ class BatchRenorm1d(_Renorm, BatchNorm1d):
     Until batch number `hold_steps` the limits are 1 and 0, which is batch norm;
     from there they open evenly, r_limit to `r_max` at batch `r_steps` and
     d_limit to `d_max` at batch `d_steps`. num_batches_tracked counts, so a
-    checkpoint goes on where it was. The defaults are the paper's, for a training
-    of 160,000 batches; for a shorter one write smaller numbers.
+    checkpoint goes on where it was. These five defaults are the paper's, for a
+    training of 160,000 batches; for a shorter one write smaller numbers.
 
     Shapes
         x     (N, C, T) or (N, C), floating; any unit
@@ -117,7 +117,8 @@ class BatchRenorm1d(_Renorm, BatchNorm1d):
                    the steps are not in order.
 
     Source: Ioffe 2017, arXiv:1702.03275. Like batch norm, and unlike the paper, this
-    remembers an unbiased variance, not a standard deviation. The mask is ours.
+    remembers an unbiased variance, not a standard deviation, with a momentum of 0.1,
+    not 0.01. The mask is ours.
     """
 
 

@@ -151,7 +151,7 @@ class ReversibleInstanceNorm(Channelwise):
             deviation, rest = _median((x - shift - offset).abs(), real)
             spread = (_MAD_TO_STD * (deviation + rest)).square()
         else:
-            shift, offset, spread, _ = measure(x, (2,), real)
+            shift, offset, spread, *_ = measure(x, (2,), real)
         if self.subtract_last:
             positions = torch.arange(x.shape[2], device=x.device)
             last = torch.where(real, positions, 0).amax(2, keepdim=True)

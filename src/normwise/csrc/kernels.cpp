@@ -1,0 +1,60 @@
+// The kernels for one instruction set: this file is compiled once for each, as NORMWISE_ISA.
+//
+// Nothing here may be shared with the other sets: all is in a namespace of its own, and no
+// function of the standard library that is not inlined is instantiated.
+#include "columns.h"
+#include "runs.h"
+
+namespace normwise { namespace NORMWISE_ISA {
+
+namespace {
+
+// Whether the neighbours in memory belong to different statistics, or to runs too short to
+// be worked on one by one.
+bool is_across(const Form& form) {
+  const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
+  return one_row && form.A > 1 && form.Q < 32 && (form.K > 1 || form.A > form.Q);
+}
+
+template <class S> void forward_of(const Form& form, const Forward& call, int threads) {
+  if (is_across(form)) {
+    Columns<S>(form, call, threads).forward(call);
+  } else {
+    Runs<S>(form, call, threads).forward(call);
+  }
+}
+
+template <class S> void backward_of(const Form& form, const Backward& call, int threads) {
+  if (is_across(form)) {
+    Columns<S>(form, call, threads).backward(call);
+  } else {
+    Runs<S>(form, call, threads).backward(call);
+  }
+}
+
+void forward(const Form& form, const Forward& call, int threads) {
+  switch (form.number) {
+    case Number::float32: return forward_of<float>(form, call, threads);
+    case Number::float64: return forward_of<double>(form, call, threads);
+    case Number::bfloat16: return forward_of<bfloat16>(form, call, threads);
+    case Number::float16: return forward_of<float16>(form, call, threads);
+  }
+}
+
+void backward(const Form& form, const Backward& call, int threads) {
+  switch (form.number) {
+    case Number::float32: return backward_of<float>(form, call, threads);
+    case Number::float64: return backward_of<double>(form, call, threads);
+    case Number::bfloat16: return backward_of<bfloat16>(form, call, threads);
+    case Number::float16: return backward_of<float16>(form, call, threads);
+  }
+}
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+
+}  // namespace
+
+Kernels kernels() { return {forward, backward, TEXT(NORMWISE_ISA)}; }
+
+}}  // namespace normwise::NORMWISE_ISA

@@ -1,0 +1,141 @@
+// The Python module: addresses, sizes and strides in, nothing of torch.
+#include "call.h"
+#include "remember.h"
+
+#include <array>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/string.h>
+#include <stdexcept>
+#include <string>
+
+namespace nb = nanobind;
+
+namespace normwise {
+
+#define DECLARE(isa) namespace isa { Kernels kernels(); }
+DECLARE(plain)
+#ifdef NORMWISE_X86
+DECLARE(avx2)
+DECLARE(avx512)
+#endif
+#undef DECLARE
+
+namespace {
+
+#ifdef NORMWISE_X86
+#ifdef _MSC_VER
+#include <immintrin.h>
+#include <intrin.h>
+bool has(int leaf, int reg, int bit) {
+  int info[4];
+  __cpuidex(info, leaf, 0);
+  return info[reg] >> bit & 1;
+}
+bool has_avx2() {
+  return has(1, 2, 27) && (_xgetbv(0) & 6) == 6 && has(7, 1, 5) && has(1, 2, 12);
+}
+bool has_avx512() {
+  return has_avx2() && (_xgetbv(0) & 0xe6) == 0xe6 && has(7, 1, 16) && has(7, 1, 17) &&
+         has(7, 1, 30) && has(7, 1, 31);
+}
+#else
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+#endif
+
+Kernels chosen = plain::kernels();
+
+// Takes the kernels of this name, or the best the machine runs; says which they are.
+std::string use(const std::string& name) {
+  Kernels best = plain::kernels();
+  bool found = name == best.name;
+#ifdef NORMWISE_X86
+  const bool runs[] = {has_avx2(), has_avx512()};
+  const Kernels more[] = {avx2::kernels(), avx512::kernels()};
+  for (int i = 0; i < 2; ++i) {
+    if (!runs[i] || found) continue;
+    best = more[i];
+    found = name == best.name;
+  }
+#endif
+  if (!name.empty() && !found)
+    throw std::invalid_argument("this machine has no instruction set named " + name);
+  chosen = best;
+  return best.name;
+}
+
+using Address = std::uintptr_t;
+template <class T = void> T* at(Address address) { return reinterpret_cast<T*>(address); }
+
+// A form, and its two calls. All checks are done in Python: an address is believed.
+struct Plan {
+  Form form;
+
+  Plan(std::array<i64, 5> sizes, std::array<i64, 4> x, std::array<i64, 4> y,
+       std::array<i64, 5> weight, std::array<i64, 5> mask, std::array<i64, 2> statistic,
+       i64 weights, i64 statistics, bool centres, bool given, double eps, int activation,
+       int number, int weight_number)
+      : form{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4],
+             {x[0], x[1], x[2], x[3]},
+             {y[0], y[1], y[2], y[3]},
+             {weight[0], weight[1], weight[2], weight[3], weight[4]},
+             {mask[0], mask[1], mask[2], mask[3], mask[4]},
+             statistic[0], statistic[1], weights, statistics, centres, given, eps,
+             Activation(activation), Number(number), Number(weight_number)} {}
+
+  void forward(Address x, Address weight, Address bias, Address mask, Address residual,
+               Address mean, Address var, Address y, Address moments, int threads) const {
+    const Forward call{at(x), at(weight), at(bias), at(residual), at<std::uint8_t>(mask),
+                       at(mean), at(var), at(y), at(moments)};
+    nb::gil_scoped_release release;
+    chosen.forward(form, call, threads);
+  }
+
+  void backward(Address gradient, Address x, Address weight, Address bias, Address mask,
+                Address residual, Address mean, Address var, Address moments, Address dx,
+                Address dweight, Address dbias, Address dresidual, int threads) const {
+    const Backward call{at(gradient), at(x), at(weight), at(bias), at(residual),
+                        at<std::uint8_t>(mask), at(mean), at(var), at(moments), at(dx),
+                        at(dweight), at(dbias), at(dresidual)};
+    nb::gil_scoped_release release;
+    chosen.backward(form, call, threads);
+  }
+};
+
+bool remember_batch(Address moments, i64 statistics, i64 samples, i64 features, i64 sample_stride,
+                    i64 feature_stride, double elements, bool wide_moments, Address mean,
+                    Address var, Address batches, bool wide_buffers, bool cumulative,
+                    bool from_first_batch, int nonfinite, double momentum) {
+  const Policy policy{cumulative, from_first_batch, Nonfinite(nonfinite), momentum};
+  const Batch batch{at(moments), statistics, samples, features, sample_stride, feature_stride,
+                    elements};
+  const Buffers buffers{at(mean), at(var), at<i64>(batches)};
+  const auto run = wide_moments ? (wide_buffers ? remember<double, double> : remember<double, float>)
+                                : (wide_buffers ? remember<float, double> : remember<float, float>);
+  return run(policy, batch, buffers);
+}
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  nb::set_leak_warnings(false);  // plans live in a cache until the interpreter ends
+  use("");
+  nb::class_<Plan>(module, "Plan", "One way through memory, and the calls that go it.")
+      .def(nb::init<std::array<i64, 5>, std::array<i64, 4>, std::array<i64, 4>, std::array<i64, 5>,
+                    std::array<i64, 5>, std::array<i64, 2>, i64, i64, bool, bool, double, int, int,
+                    int>())
+      .def("forward", &Plan::forward)
+      .def("backward", &Plan::backward);
+  module.doc() = "The CPU kernels: addresses, sizes and strides in, nothing of torch.";
+  module.def("remember", &remember_batch);
+  module.def("use", &use, nb::arg("name") = "",
+             "Take the kernels for this instruction set, or the best the machine runs.");
+  module.def("in_use", [] { return std::string(chosen.name); }, "The instruction set in use.");
+}
+
+}  // namespace normwise

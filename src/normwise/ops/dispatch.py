@@ -1,0 +1,172 @@
+"""`normalize` and `remember`: what layers and functions call, whatever runs beneath."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Fitted, Scheme
+from normwise.ops import choice, stock
+from normwise.ops.choice import Kernel, obstacle
+from normwise.ops.gradients import Normalize
+from normwise.ops.library import packed
+from normwise.ops.native import NUMBERS, Formula, Stored, elements_of, library, plan
+from normwise.ops.native import remember as remember_natively
+from normwise.reference import Moments
+from normwise.running import Remembered, Running
+
+# Elements below which torch.compile makes better code of the formula, joined with what is around
+# it, than a call of the kernels: benchmarks/thresholds.py.
+COMPILED = 65_536
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of `normalize` as it went: what ran, why, and how it walked through memory."""
+
+    kernel: Kernel
+    reason: str
+
+
+_watchers: list[list[Call]] = []
+
+
+@contextmanager
+def watch() -> Iterator[list[Call]]:
+    """The calls of `normalize` inside the block, in their order."""
+    calls: list[Call] = []
+    _watchers.append(calls)
+    try:
+        yield calls
+    finally:
+        _watchers.remove(calls)
+
+
+def normalize(
+    x: Tensor,
+    scheme: Scheme,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    mask: Tensor | None = None,
+    sizes: Mapping[str, int] | None = None,
+    given: Moments | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    keeps: bool = True,
+) -> tuple[Tensor, Moments | Stored]:
+    """What `reference.normalize` computes, by the fastest kernel that computes it right.
+
+    keeps  whether the moments will be asked for; if not, there may be none
+    """
+    formula = Formula(scheme, sizes or {}, eps, activation)
+    if torch.compiler.is_compiling():
+        return _compiled(formula, x, weight, bias, residual, mask, given)
+    hindrance = None
+    kernel: Kernel = choice.FORCED or "native"
+    if kernel == "native":
+        hindrance = obstacle(x, weight, bias, residual, mask, given)
+        if hindrance is None:
+            return _natively(formula, x, weight, bias, residual, mask, given, keeps)
+        kernel = "reference" if x.is_cpu else "torch"
+    if kernel == "torch" and not stock.fits(formula, x, mask, given, keeps):
+        kernel = "reference"
+    for calls in _watchers:
+        calls.append(Call(kernel, hindrance or f"NORMWISE_KERNELS is {choice.FORCED}"))
+    if kernel == "torch":
+        stored = Stored(None, elements_of(formula, x))
+        return stock.normalize(formula, x, weight, bias, residual), stored
+    return formula.by_reference(x, weight, bias, residual, mask, given)
+
+
+def remember(
+    policy: Running, remembered: Remembered, moments: Moments | Stored, fitted: Fitted
+) -> None:
+    """What `policy.update` does, with moments as `normalize` returned them."""
+    if isinstance(moments, Moments):
+        policy.update(remembered, moments, fitted)
+    elif not remember_natively(policy, remembered, moments, fitted):
+        policy.update(remembered, moments.moments(), fitted)
+
+
+def _natively(
+    formula: Formula,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    given: Moments | None,
+    keeps: bool,
+) -> tuple[Tensor, Moments | Stored]:
+    weight, bias, mask = (
+        t if t is None or t.is_contiguous() else t.contiguous() for t in (weight, bias, mask)
+    )
+    mean = var = None
+    if given is not None:
+        mean = _ready(given.shift, x) if formula.scheme.centres else None
+        var = _ready(given.var, x)
+    way = plan(formula, x, weight if weight is not None else bias, mask, var)
+    if way.form is None:
+        for calls in _watchers:
+            calls.append(Call("reference", "kept and averaged dimensions alternate too often"))
+        return formula.by_reference(x, weight, bias, residual, mask, given)
+    for calls in _watchers:
+        calls.append(Call("native", way.describe()))
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias, residual)
+    ):
+        call: Any = Normalize.apply
+        y, kept = call(x, weight, bias, residual, mask, mean, var, way)
+    else:
+        y, kept = way.forward(x, weight, bias, residual, mask, mean, var, keeps and given is None)
+    # How many a mask leaves is known only where it was kept.
+    elements = way.elements if mask is None or kept is not None else 0
+    return y, given or Stored(kept, elements)
+
+
+def _ready(statistic: Tensor, x: Tensor) -> Tensor:
+    """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return statistic.detach().to(wide).contiguous()
+
+
+def _compiled(
+    formula: Formula,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    given: Moments | None,
+) -> tuple[Tensor, Moments]:
+    """The call as torch.compile is to see it: one operator, or the formula to make code of."""
+    fits = (
+        choice.FORCED in (None, "native")
+        and not torch.compiler.is_exporting()
+        and x.device.type == "cpu"
+        and x.dtype in NUMBERS
+        and (given is None or given.kept)
+        and _is_there()
+        and x.numel() >= COMPILED
+    )
+    if not fits:
+        return formula.by_reference(x, weight, bias, residual, mask, given)
+    mean = given.shift if given is not None and formula.scheme.centres else None
+    var = None if given is None else given.var
+    y, kept = torch.ops.normwise.normalize(
+        x, weight, bias, residual, mask, mean, var, *packed(formula)
+    )
+    if given is not None:
+        return y, given
+    elements = elements_of(formula, x) if mask is None else kept[3]
+    return y, Moments(kept[0], kept[1], kept[2], elements)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_there() -> bool:
+    return library() is not None

@@ -1,0 +1,88 @@
+"""Gradients of the kernels: of the first order by kernels, of higher orders by the formula."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normwise.ops.native import Formula, Plan
+from normwise.reference import Moments
+
+Four = tuple[Tensor | None, ...]  # of x, weight, bias and residual
+
+
+class Normalize(torch.autograd.Function):
+    """One call of the kernels whose result has a gradient.
+
+    Kept for the backward pass are the input, the statistics and what the activation
+    needs to be taken back: no copy of x, in no other precision.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        plan: Plan,
+    ) -> tuple[Tensor, Tensor | None]:
+        y, moments = plan.forward(x, weight, bias, residual, mask, mean, var, var is None)
+        acts = plan.formula.activation is not None
+        ctx.save_for_backward(x, weight, bias, residual if acts else None, mask, mean, var, moments)
+        ctx.plan = plan
+        ctx.adds = residual is not None
+        ctx.set_materialize_grads(False)
+        if moments is not None:
+            ctx.mark_non_differentiable(moments)
+        return y, moments
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0]
+        if gradient is None:
+            return (None,) * 8
+        x, weight, bias, residual, mask, mean, var, moments = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:4]
+        plan: Plan = ctx.plan
+        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
+            found = by_formula(
+                plan.formula, gradient, (x, weight, bias, residual), mask, mean, var, wanted
+            )
+        else:
+            found = plan.backward(
+                gradient, x, weight, bias, residual, mask, mean, var, moments, wanted
+            )
+        return (*found, None, None, None, None)
+
+
+def by_formula(
+    formula: Formula,
+    gradient: Tensor,
+    inputs: Four,
+    mask: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    wanted: tuple[bool, ...],
+) -> Four:
+    """The gradients of x, weight, bias and residual as a graph that can be differentiated on."""
+    x, weight, bias, residual = inputs
+    assert x is not None
+    if wanted[3] and residual is None:  # it was not kept, as its value does not matter
+        residual = torch.zeros_like(x).requires_grad_()
+    given = None if var is None else given_moments(mean, var)
+    y, _ = formula.by_reference(x, weight, bias, residual, mask, given)
+    asked = [t for t, wish in zip((x, weight, bias, residual), wanted, strict=True) if wish]
+    found = iter(
+        torch.autograd.grad(y, [t for t in asked if t is not None], gradient, create_graph=True)
+    )
+    return tuple(next(found) if wish else None for wish in wanted)
+
+
+def given_moments(mean: Tensor | None, var: Tensor) -> Moments:
+    """Statistics that are not x's own, as moments."""
+    zero = var.new_zeros(())
+    return Moments(zero if mean is None else mean, zero, var, 0, kept=True)

@@ -1,0 +1,39 @@
+"""Timing that a noisy machine cannot tilt: all contestants take turns, round after round."""
+
+import time
+from collections.abc import Callable, Mapping
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    round_s: float,
+    *,
+    settle: Callable[[], object] = lambda: None,
+    on_turn: Callable[[str], None] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds for one call of each contestant, in every round.
+
+    A slow moment of the machine falls on all of them: compare within a round, or by
+    medians. In its turn a contestant is called for about `round_s`, at least once;
+    `settle` waits for what calls leave unfinished, as on a GPU.
+    """
+
+    def seconds(call: Callable[[], object], times: int) -> float:
+        start = time.perf_counter()
+        for _ in range(times):
+            call()
+        settle()
+        return (time.perf_counter() - start) / times
+
+    repeats = {}
+    for name, call in calls.items():
+        seconds(call, 1)  # the first call pays for what is set up once
+        repeats[name] = max(1, int(round_s / max(seconds(call, 1), 1e-7)))
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            if on_turn is not None:
+                on_turn(name)
+            taken[name].append(seconds(call, repeats[name]))
+    return taken
