@@ -24,11 +24,11 @@ SEEDS = 5
 
 
 def mnist():
-    """10,000 digits of 28×28, at 16×16."""
+    """10,000 digits of 28×28, at 16×16, without the margin of 4 that scikit-learn's lack."""
     images, labels = [], []
     for digit in range(10):
         pixels = torch.tensor(json.loads((MNIST / f"{digit}.json").read_text())["data"])
-        images.append(pixels.reshape(-1, 1, 28, 28))
+        images.append(pixels.reshape(-1, 1, 28, 28)[..., 4:24, 4:24])
         labels.append(torch.full((len(images[-1]),), digit))
     x = functional.interpolate(torch.cat(images), size=16, mode="bilinear", antialias=True)
     return x, torch.cat(labels)
@@ -51,7 +51,10 @@ def network():
             nn.ReLU(), nn.MaxPool2d(2),
         )  # fmt: skip
 
-    return nn.Sequential(block(1, 16), block(16, 32), nn.Flatten(), nn.Linear(512, 10))
+    return nn.Sequential(
+        *(block(1, 16), block(16, 32), block(32, 64)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)),
+    )
 
 
 def trained(x, y, seed):
@@ -77,14 +80,14 @@ def interval(values):
 
     t = torch.tensor(values, dtype=torch.float64)
     half = stats.t.ppf(0.975, len(t) - 1) * float(t.std()) / len(t) ** 0.5
-    return float(t.mean()), half
+    return float(t.mean()), float(half)
 
 
 @pytest.mark.parametrize(("there", "here"), [("mnist", "scans"), ("scans", "mnist")])
 def test_statistics_of_the_new_digits_let_them_be_read(there, here):
     makers = {"mnist": mnist, "scans": scans}
     (x, y), (target, labels) = makers[there](), makers[here]()
-    lifts: dict[str, list[float]] = {"adabn": [], "blend": [], "tent": []}
+    lifts: dict[str, list[float]] = {"adabn": [], "blend": []}
     plain = []
     shuffled = torch.randperm(len(target), generator=torch.Generator().manual_seed(0)).split(200)
     batches = [target[index] for index in shuffled]
@@ -94,7 +97,7 @@ def test_statistics_of_the_new_digits_let_them_be_read(there, here):
         for method, found in lifts.items():
             adapted = nw.adapt(model, batches, method)
             found.append(accuracy(adapted, target, labels) - plain[-1])
-    print(f"\n{there} → {here}: as trained {interval(plain)}")
+    print("\n{} → {}: as trained {:.3f} ± {:.3f}".format(there, here, *interval(plain)))
     for method, found in lifts.items():
         mean, half = interval(found)
         print(f"  {method}: {mean:+.3f} ± {half:.3f}")
