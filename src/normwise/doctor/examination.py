@@ -131,7 +131,8 @@ class Examination:
     def _first_batch(self) -> int | None:
         if self.loader is None or iter(self.loader) is self.loader:
             return None
-        batch = next(iter(self.loader), None)
+        with torch.random.fork_rng([]):  # a loader that shuffles draws from the generator
+            batch = next(iter(self.loader), None)
         parts = batch.values() if isinstance(batch, dict) else batch
         parts = [batch] if isinstance(batch, Tensor) else list(parts or [])
         first = next((part for part in parts if isinstance(part, Tensor)), None)

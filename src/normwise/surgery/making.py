@@ -24,7 +24,7 @@ from normwise.surgery.recognition import (
     recognise,
 )
 from normwise.surgery.replacing import OURS, shown
-from normwise.surgery.sites import Site, convolution_dims
+from normwise.surgery.sites import Site, convolution_dims, find
 
 Make = Callable[[Any, int], torch.nn.Module]  # of (num_features, dim)
 SAME = "same"
@@ -364,6 +364,10 @@ def _rank(site: Site, model: torch.nn.Module) -> int:
     if site.dim is not None:
         return site.dim
     dims = convolution_dims(model) or {1}  # without convolutions: (N, C), as 1-D layers take
+    if len(dims) != 1:
+        known = next(s for s in find(model) if s.module is site.module)
+        before = None if known.fed_by is None else model.get_submodule(known.fed_by)
+        dims = dims if before is None else convolution_dims(before)
     if len(dims) != 1:
         raise NormError(
             f"{site.name}: {shown(site.module)} takes signals and images alike, and the "

@@ -127,9 +127,14 @@ def perform(
         if any("" in r.paths for r in replacements):
             raise NormError("a model that is itself a norm cannot be swapped in place")
         news, olds = [r.new for r in replacements], [r.old for r in replacements]
-        for r in replacements:
-            _move_hooks(vars(r.old), r.old, r.new)
-            put(model, r.paths, r.new)
+        try:
+            for r in replacements:
+                _move_hooks(vars(r.old), r.old, r.new)
+                put(model, r.paths, r.new)
+        except BaseException:  # a model may refuse to be assigned to
+            for r in replacements:
+                put(model, r.paths, r.old)
+            raise
     else:
         # Each copy knows of the ones before: parameters that are shared stay shared.
         news = [copy.deepcopy(r.new, memo) for r in replacements]
