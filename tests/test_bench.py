@@ -1,6 +1,7 @@
 """The benchmark: what it times, what it makes of the figures. How fast things are is not tested."""
 
 import json
+import runpy
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,7 @@ def test_ratios_are_medians_of_ratios_within_a_round(monkeypatch):
     assert row["over_compiled"] == 8.0
     assert row["case"] == "group step 4x3x7 float32"
     assert (row["pass"], row["layout"], row["failed"]) == ("forward + backward", "contiguous", {})
+    assert row["kernel"].startswith(("native, ", "torch, ", "reference, "))
     json.dumps(row)
 
 
@@ -337,3 +339,22 @@ def test_a_run_that_is_stopped_says_what_is_left_of_it(monkeypatch, capsys, tmp_
     assert main(["bench", "--quick", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err == "\nnormwise: stopped; nothing was written\n"
     assert not (tmp_path / "out").exists()
+
+
+# -- whole models --------------------------------------------------------------------
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "models.py"
+models = runpy.run_path(str(SCRIPT))
+
+
+@pytest.mark.parametrize("name", models["MODELS"])
+def test_a_model_with_our_norms_computes_what_it_did(name):
+    model = replace(models["MODELS"][name], shape=(2, *models["MODELS"][name].shape[1:2], 640))
+    variants = models["variants"](model)
+    x = torch.randn(model.shape, generator=torch.Generator().manual_seed(0))
+    assert models["difference"](variants, x) < 1e-5
+    stock, ours, none = (nw.find(variants[who]) for who in ("torch", "ours", "none"))
+    assert len(stock) == len(ours) > 5
+    assert all(isinstance(site.module, nw.Normalization) for site in ours)
+    assert not none
+    assert variants["none"](x).shape == variants["torch"](x).shape

@@ -10,6 +10,7 @@ import torch
 
 from normwise.bench.cases import Case
 from normwise.errors import one_line
+from normwise.ops import watch
 from normwise.timing import take_turns
 
 CLONE, OURS, TORCH, COMPILED = "clone", "ours", "torch", "compiled"
@@ -27,6 +28,7 @@ def contest(case: Case) -> Row:
     clone_us                    one x.clone(), in microseconds
     ours, torch, compiled       in units of one x.clone()
     over_torch, over_compiled   ours, in units of these
+    kernel                      what ran for ours, and why
     failed                      whose call failed, and why
 
     Every ratio is the median over rounds of the ratio within a round.
@@ -34,7 +36,8 @@ def contest(case: Case) -> Row:
     rounds = _ROUNDS_OF_LARGE if case.input_bytes > _LARGE_BYTES else _ROUNDS
     with _quiet(), torch.set_grad_enabled(case.backward):
         calls = contestants(case)
-        failed = {name: why for name, call in calls.items() if (why := _failure(call))}
+        with watch() as watched:
+            failed = {name: why for name, call in calls.items() if (why := _failure(call))}
         fit = {name: call for name, call in calls.items() if name not in failed}
         seconds = take_turns(fit, rounds, _ROUND_S)
 
@@ -56,6 +59,7 @@ def contest(case: Case) -> Row:
         **{name: ratio(name, CLONE) for name in (OURS, TORCH, COMPILED)},
         "over_torch": ratio(OURS, TORCH),
         "over_compiled": ratio(OURS, COMPILED),
+        "kernel": "; ".join(f"{call.kernel}, {call.reason}" for call in watched),
         "failed": failed,
     }
 
