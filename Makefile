@@ -6,7 +6,9 @@ READY := .venv/ready
 # A process for each core. It takes over half of what another has left, so that tests which
 # share a fixture mostly stay together.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist worksteal
-INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet
+PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt
+INSTALL := $(PINNED) $(BIN)/python -m pip install --quiet
+KERNELS := CMakeLists.txt $(wildcard src/normwise/csrc/*)
 
 .PHONY: compare test test-all check format bench bench-models pictures architectures clean
 
@@ -45,11 +47,11 @@ bench-models: $(READY)  ## time whole models with torch's norms, ours and none
 pictures: $(READY)  ## draw the README's pictures from the run that `make compare` left
 	$(BIN)/python docs/pictures.py
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade "pip>=25.1"
 	$(INSTALL) --editable . --group dev
 	touch $@
 
 clean:
-	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build src/normwise/_native* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs

@@ -67,6 +67,7 @@ struct Backward {
 struct Kernels {
   void (*forward)(const Form&, const Forward&, int threads);
   void (*backward)(const Form&, const Backward&, int threads);
+  bool (*is_across)(const Form&);  // whether statistics lie across rows of neighbours
   const char* name;
 };
 

@@ -55,6 +55,6 @@ void backward(const Form& form, const Backward& call, int threads) {
 
 }  // namespace
 
-Kernels kernels() { return {forward, backward, TEXT(NORMWISE_ISA)}; }
+Kernels kernels() { return {forward, backward, is_across, TEXT(NORMWISE_ISA)}; }
 
 }}  // namespace normwise::NORMWISE_ISA

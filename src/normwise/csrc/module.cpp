@@ -130,7 +130,8 @@ NB_MODULE(_native, module) {
                     std::array<i64, 5>, std::array<i64, 2>, i64, i64, bool, bool, double, int, int,
                     int>())
       .def("forward", &Plan::forward)
-      .def("backward", &Plan::backward);
+      .def("backward", &Plan::backward)
+      .def("is_across", [](const Plan& plan) { return chosen.is_across(plan.form); });
   module.doc() = "The CPU kernels: addresses, sizes and strides in, nothing of torch.";
   module.def("remember", &remember_batch);
   module.def("use", &use, nb::arg("name") = "",

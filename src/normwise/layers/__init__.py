@@ -26,6 +26,7 @@ from normwise.layers.evonorm import (
     LazyEvoNormS01d,
     LazyEvoNormS02d,
 )
+from normwise.layers.explain import Explanation, explain
 from normwise.layers.frozen import (
     FrozenBatchNorm1d,
     FrozenBatchNorm2d,
@@ -218,6 +219,8 @@ __all__ = [
     "Lazy",
     "Normalization",
     "lengths_to_mask",
+    "explain",
+    "Explanation",
     "materialize",
     "padding",
 ]

@@ -13,7 +13,6 @@ from normwise.layers.lazy import Lazy, make_lazy
 from normwise.layers.remembering import Remembering
 from normwise.running import OnNonfinite, Remembered, Running
 
-
 # Made once for each kind: checking its words takes as long as the norm of a small tensor.
 _POLICIES: dict[tuple[float | None, OnNonfinite], Running] = {}
 
@@ -44,12 +43,11 @@ class _Remembering(Remembering, _NormBase):
         key = (self.momentum, self.on_nonfinite)
         policy = _POLICIES.get(key)
         if policy is None:
-            cumulative = self.momentum is None
-            policy = _POLICIES[key] = Running(
-                "cumulative" if cumulative else "ema",
-                0.1 if cumulative else self.momentum,
-                on_nonfinite=self.on_nonfinite,
-            )
+            if self.momentum is None:
+                policy = Running(average="cumulative", on_nonfinite=self.on_nonfinite)
+            else:
+                policy = Running(momentum=self.momentum, on_nonfinite=self.on_nonfinite)
+            _POLICIES[key] = policy
         return policy
 
     def extra_repr(self) -> str:

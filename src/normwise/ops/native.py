@@ -171,10 +171,13 @@ class Plan:
         """How the kernels walk through memory, in words."""
         assert self.form is not None
         o, a, k, p, q = self.form.sizes
-        words = f"{library().in_use()} kernel: {o * k} statistics of {a * p * q} elements"
-        if self.copies:
-            words += ", of a contiguous copy of x"
-        return words
+        if self.native.is_across():
+            walk = f"{o * k} statistics across {a} rows of {k * q} neighbours"
+        else:
+            walk = f"{o * k} statistics of {a} x {p * q} neighbours"
+        threads = 1 if self.one_thread else torch.get_num_threads()
+        words = f"{walk}; {library().in_use()}, {threads} thread{'s' * (threads > 1)}"
+        return words + "; x is copied to be contiguous" * self.copies
 
     def _form(self, x: Tensor, statistic: Any, mask: torch.Size | None) -> Form | None:
         fitted = self.formula.scheme.pattern.fit(x.dim())
