@@ -96,16 +96,15 @@ class Pattern:
         Raises
             NormError  if the pattern has more dimensions than that, or fewer and no ``...``.
         """
-        fitted = _FITTED.get((self.text, rank))
-        if fitted is None:
-            fitted = _FITTED[self.text, rank] = _fit(self, rank)
-        return fitted
+        return _FITTED.get((self.text, rank)) or _fit(self, rank)
 
     def __str__(self) -> str:
         return self.text
 
 
-# Plain dictionaries: torch.compile reads them, where it warns of an lru_cache.
+# Plain dictionaries, which torch.compile reads, where it warns of an lru_cache. They are filled
+# when a pattern is parsed, not when it is used: what a compiled graph has read must not change.
+_RANKS = range(1, 9)
 _PARSED: dict[str, Pattern] = {}
 _FITTED: dict[tuple[str, int], Fitted] = {}
 
@@ -130,7 +129,11 @@ def parse(text: str) -> Pattern:
         NormError  with the pattern and a mark under the fault.
     """
     if text not in _PARSED:
-        _PARSED[text] = _parse(text)
+        pattern = _PARSED[text] = _parse(text)
+        least = len(pattern.dimensions) - pattern.open
+        for rank in _RANKS:
+            if rank == least or (rank > least and pattern.open):
+                _FITTED[text, rank] = _fit(pattern, rank)
     return _PARSED[text]
 
 
@@ -237,9 +240,15 @@ def part_sizes(names: Sequence[str], total: int, given: Mapping[str, int]) -> tu
 
 def trailing(count: int) -> Pattern:
     """``... [c1 c2]``: statistics over the last `count` dimensions, as torch.nn.LayerNorm's."""
+    return _TRAILING.get(count) or _trailing(count)
+
+
+def _trailing(count: int) -> Pattern:
     names = "c" if count == 1 else " ".join(f"c{i + 1}" for i in range(count))
     return parse(f"... [{names}]")
 
+
+_TRAILING: Mapping[int, Pattern] = {count: _trailing(count) for count in _RANKS}
 
 SCHEMES: Mapping[str, Scheme] = {
     "batch": Scheme(parse("[n] c [...]"), remembers=True),
