@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "architectures"))
 
 import real_models
 
-BATCHES = (1, 8)
-ROUNDS, ROUND_S = 9, 0.3
+BATCHES = (1, 4)
+ROUNDS, ROUND_S = 7, 0.2
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
                 for name, t in taken.items()
             }
             row = "  ".join(f"{name} {share:.2f}" for name, share in shares.items())
-            print(f"batch {batch}: {row}")
+            print(f"batch {batch}: {row}", flush=True)
 
 
 if __name__ == "__main__":
