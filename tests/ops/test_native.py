@@ -331,9 +331,7 @@ def test_given_statistics_are_taken(case, dtype, masked, threads):
     shift = own.mean if case.scheme.centres else own.shift
     given = Moments(shift, shift.new_zeros(()), own.var, 0, kept=True)
     found = natively(case, inputs, given=given, activation="relu")
-    truth = outcome(
-        reference.normalize, case, in_float64(inputs), given=given, activation="relu"
-    )
+    truth = outcome(reference.normalize, case, in_float64(inputs), given=given, activation="relu")
     assert_close(found.y, truth.y)
     for gradient, true in zip(found.gradients, truth.gradients, strict=True):
         assert_close(gradient, true, backward=True)
@@ -412,9 +410,7 @@ def test_the_operator_takes_operands_as_they_come(odd):
     given = None if var is None else Moments(mean, var.new_zeros(()), var, 0, kept=True)
     rest = {k: inputs.get(k) for k in ("weight", "bias", "mask")}
     leaves = [inputs["x"].requires_grad_(), inputs["bias"].requires_grad_()]
-    truth, _ = reference.normalize(
-        inputs["x"], case.scheme, sizes=case.sizes, given=given, **rest
-    )
+    truth, _ = reference.normalize(inputs["x"], case.scheme, sizes=case.sizes, given=given, **rest)
     y, _ = torch.ops.normwise.normalize(*operator(case, inputs))
     assert_close(y, truth)
     expected = torch.autograd.grad(truth, leaves, inputs["gradient"])
