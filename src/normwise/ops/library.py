@@ -17,7 +17,7 @@ from torch import Tensor
 from normwise.axes import Scheme, parse
 from normwise.ops.choice import obstacle
 from normwise.ops.gradients import by_formula, given_moments
-from normwise.ops.native import Formula, plan, statistic_shape
+from normwise.ops.native import Formula, Plan, plan, ready, statistic_shape
 
 _FORMULA = "str pattern, bool centres, str[] parts, int[] sizes, float eps, str activation"
 _TENSORS = (
@@ -66,6 +66,22 @@ def _moments_like(x: Tensor, formula: Formula, mask: Tensor | None, var: Tensor 
     return x.new_empty((3 + (mask is not None), *statistic_shape(formula, x.shape)), dtype=wide)
 
 
+def _way(
+    formula: Formula, x: Tensor, *others: Tensor | None
+) -> tuple[Plan | None, tuple[Tensor | None, ...]]:
+    """The plan for these tensors, if there is one, and all but x as the kernels read them."""
+    weight, bias, residual, mask, mean, var = others
+    given = None if var is None else given_moments(mean, var)
+    if obstacle(x, weight, bias, residual, mask, given) is not None:
+        return None, others
+    weight, bias, mask = (t if t is None else t.contiguous() for t in (weight, bias, mask))
+    mean, var = (t if t is None else ready(t, x) for t in (mean, var))
+    way = plan(formula, x, weight if weight is not None else bias, mask, var)
+    if way.form is None:
+        return None, others
+    return way, (weight, bias, residual, mask, mean, var)
+
+
 @torch.library.impl(_LIBRARY, "normalize", "CPU")
 def _normalize(
     x: Tensor,
@@ -79,9 +95,9 @@ def _normalize(
 ) -> tuple[Tensor, Tensor]:
     formula = _unpacked(*form)
     given = None if var is None else given_moments(mean, var)
-    if obstacle(x, weight, bias, residual, mask, given) is None:
-        way = plan(formula, x, weight, mask, var)
-        y, kept = way.forward(x, weight, bias, residual, mask, mean, var, var is None)
+    way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
+    if way is not None:
+        y, kept = way.forward(x, *read, var is None)
         return y, _moments_like(x, formula, mask, var) if kept is None else kept
     y, measured = formula.by_reference(x, weight, bias, residual, mask, given)
     moments = _moments_like(x, formula, mask, var)
@@ -119,13 +135,10 @@ def _normalize_backward(
     *form: Any,
 ) -> tuple[Tensor, ...]:
     formula = _unpacked(*form)
-    given = None if var is None else given_moments(mean, var)
-    if obstacle(x, weight, bias, residual, mask, given) is None:
-        way = plan(formula, x, weight, mask, var)
-        kept = moments if var is None else None
-        found = way.backward(
-            gradient, x, weight, bias, residual, mask, mean, var, kept, tuple(wanted)
-        )
+    way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
+    if way is not None:
+        kept = moments.contiguous() if var is None else None
+        found = way.backward(gradient, x, *read, kept, tuple(wanted))
     else:
         leaves = (None if t is None else t.detach() for t in (x, weight, bias, residual))
         with torch.enable_grad():

@@ -273,6 +273,12 @@ def _like(y: Tensor, other: Tensor) -> Tensor:
     return torch.empty_like(y).copy_(other)
 
 
+def ready(statistic: Tensor, x: Tensor) -> Tensor:
+    """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return statistic.detach().to(wide).contiguous()
+
+
 _PLANS: dict[tuple[Any, ...], Plan] = {}
 _MOST_PLANS = 4096  # lengths that never repeat must not fill the memory
 

@@ -1,0 +1,594 @@
+"""The CPU kernels beside the formulas: every way through memory, and every way out of it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from normwise import reference
+from normwise.axes import SCHEMES, Scheme, parse, trailing
+from normwise.ops import dispatch, native
+from normwise.ops.library import packed
+from normwise.ops.native import Formula, Stored
+from normwise.reference import ACTIVATIONS, Moments
+from tolerances import TOLERANCES, assert_close
+
+Lay = Callable[[Tensor], Tensor]
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def sliced(x: Tensor) -> Tensor:
+    """The same numbers, with others before and after each run."""
+    wide = x.new_full((*x.shape[:-1], x.shape[-1] + 9), torch.nan)
+    wide[..., 4:-5] = x
+    return wide[..., 4:-5]
+
+
+def stepping(x: Tensor) -> Tensor:
+    """The same numbers, every other one in memory."""
+    wide = x.new_full((*x.shape, 2), torch.nan)
+    wide[..., 0] = x
+    return wide[..., 0]
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.mT.contiguous().mT
+
+
+def expanded(x: Tensor) -> Tensor:
+    """The first sample, as often as there are samples."""
+    return x[:1].expand_as(x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scheme, the sizes of x, and how x lies in memory."""
+
+    name: str
+    scheme: Scheme
+    shape: tuple[int, ...]
+    lay: Lay = as_it_is
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        return self.scheme.pattern.fit(len(self.shape)).features
+
+    def x(self, dtype: torch.dtype = torch.float32, offset: float = 0.5) -> Tensor:
+        return self.lay((2 * self.draw(0) + offset).to(dtype))
+
+    def draw(self, seed: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape or self.shape, generator=generator, dtype=torch.float64)
+
+    def weight(self, seed: int, dtype: torch.dtype) -> Tensor:
+        sizes = tuple(self.shape[i] for i in self.features)
+        return (self.draw(seed, sizes) + 1).to(dtype)
+
+    def mask(self) -> Tensor:
+        """Some of the positions, all of the first sample, none of the second one."""
+        shape = [1 if i in self.features else size for i, size in enumerate(self.shape)]
+        mask = self.draw(3, tuple(shape)) > -0.5
+        mask[0] = True
+        if self.shape[0] > 2:
+            mask[1] = False
+        return mask
+
+    def __str__(self) -> str:
+        return self.name
+
+
+BATCH, GHOST, INSTANCE, GROUP = (SCHEMES[s] for s in ("batch", "ghost", "instance", "group"))
+SAMPLE, LAYER, RMS = (SCHEMES[s] for s in ("sample", "layer", "rms"))
+LAST, LAST_TWO = Scheme(trailing(1)), Scheme(trailing(2))
+
+CASES = [
+    Case("instance", INSTANCE, (3, 4, 50)),
+    Case("instance of few", INSTANCE, (3, 5, 4)),
+    Case("instance of many", INSTANCE, (2, 3, 2500)),
+    Case("instance of images", INSTANCE, (3, 4, 6, 7)),
+    Case("instance sliced", INSTANCE, (3, 4, 50), sliced),
+    Case("instance stepping", INSTANCE, (3, 4, 50), stepping),
+    Case("instance transposed", INSTANCE, (3, 4, 50), transposed),
+    Case("instance transposed, long", INSTANCE, (2, 37, 300), transposed),
+    Case("instance expanded", INSTANCE, (3, 4, 50), expanded),
+    Case("instance channels last", INSTANCE, (3, 5, 6, 7), channels_last),
+    Case("group", GROUP, (3, 6, 20), sizes={"g": 2}),
+    Case("group of many", GROUP, (2, 6, 700), sizes={"g": 2}),
+    Case("group sliced", GROUP, (3, 6, 20), sliced, sizes={"g": 2}),
+    Case("group channels last", GROUP, (3, 6, 5, 7), channels_last, sizes={"g": 3}),
+    Case("group transposed", GROUP, (3, 8, 40), transposed, sizes={"g": 2}),
+    Case("sample", SAMPLE, (3, 6, 20)),
+    Case("sample channels last", SAMPLE, (3, 6, 5, 7), channels_last),
+    Case("batch", BATCH, (5, 4, 30)),
+    Case("batch of few", BATCH, (130, 3, 4)),
+    Case("batch of images", BATCH, (3, 4, 6, 7)),
+    Case("batch of many", BATCH, (3, 2, 1500)),
+    Case("batch of rows", BATCH, (70, 5)),
+    Case("batch of wide rows", BATCH, (9, 1100)),
+    Case("batch sliced", BATCH, (5, 4, 30), sliced),
+    Case("batch of sliced rows", BATCH, (70, 5), sliced),
+    Case("batch expanded", BATCH, (5, 4, 30), expanded),
+    Case("batch channels last", BATCH, (3, 5, 6, 7), channels_last),
+    Case("ghost", GHOST, (6, 4, 10), sizes={"g": 3}),
+    Case("ghost of rows", GHOST, (6, 4), sizes={"g": 3}),
+    Case("layer", LAYER, (3, 8, 40)),
+    Case("layer of many rows", LAYER, (3, 130, 9)),
+    Case("layer of wide rows", LAYER, (2, 7, 1300)),
+    Case("layer sliced", LAYER, (3, 8, 40), sliced),
+    Case("layer transposed", LAYER, (3, 8, 40), transposed),
+    Case("layer channels last", LAYER, (3, 6, 5, 7), channels_last),
+    Case("rms", RMS, (3, 8, 40)),
+    Case("rms of many rows", RMS, (3, 130, 9)),
+    Case("rms transposed", RMS, (3, 8, 40), transposed),
+    Case("trailing", LAST, (4, 5, 33)),
+    Case("trailing of many", LAST, (3, 2500)),
+    Case("trailing sliced", LAST, (4, 5, 33), sliced),
+    Case("trailing two", LAST_TWO, (4, 5, 33)),
+]  # fmt: skip
+A_FEW = [
+    case for case in CASES
+    if str(case) in ("instance of many", "group", "batch", "batch of few", "layer of many rows",
+                     "rms", "trailing", "layer channels last")
+]  # fmt: skip
+each = pytest.mark.parametrize("case", CASES, ids=str)
+of_a_few = pytest.mark.parametrize("case", A_FEW, ids=str)
+masked_or_not = pytest.mark.parametrize("masked", [False, True], ids=["", "masked"])
+DTYPES = pytest.mark.parametrize(
+    "dtype", list(native.NUMBERS), ids=[str(d).removeprefix("torch.") for d in native.NUMBERS]
+)
+
+
+@pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
+def threads(request, monkeypatch):
+    """Calls of any size take so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    monkeypatch.setattr(native, "ONE_THREAD", 0)
+    monkeypatch.setattr(native, "_PLANS", {})
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Outcome:
+    y: Tensor
+    moments: Moments
+    gradients: list[Tensor]
+
+
+Inputs = dict[str, Any]
+
+
+def inputs_of(
+    case: Case,
+    dtype: torch.dtype,
+    *,
+    masked: bool = False,
+    adds: bool = False,
+    offset: float = 0.5,
+    of_weight: torch.dtype | None = None,
+) -> Inputs:
+    """What `normalize` takes, with NaN wherever a mask says that nothing is."""
+    inputs: Inputs = {
+        "x": case.x(dtype, offset),
+        "weight": case.weight(1, of_weight or dtype),
+        "bias": case.weight(2, of_weight or dtype),
+        "gradient": case.lay(case.draw(5).to(dtype)),
+    }
+    if adds:
+        inputs["residual"] = case.lay(case.draw(4).to(dtype))
+    if masked:
+        mask = inputs["mask"] = case.mask()
+        for name in ("x", "residual", "gradient"):
+            if name in inputs:
+                inputs[name] = case.lay(torch.where(mask, inputs[name], torch.nan))
+    return inputs
+
+
+def outcome(run: Callable[..., Any], case: Case, inputs: Inputs, **options: Any) -> Outcome:
+    named = {name: t for name, t in inputs.items() if name != "gradient"}
+    leaves = {
+        name: t.detach().requires_grad_() for name, t in named.items() if t.is_floating_point()
+    }
+    rest = {**named, **leaves}
+    y, moments = run(rest.pop("x"), case.scheme, sizes=case.sizes, **rest, **options)
+    gradients = list(torch.autograd.grad(y, list(leaves.values()), inputs["gradient"]))
+    if isinstance(moments, Stored):
+        moments = moments.moments()
+    return Outcome(y.detach(), moments, gradients)
+
+
+def in_float64(inputs: Inputs) -> Inputs:
+    return {k: t.double() if t.is_floating_point() else t for k, t in inputs.items()}
+
+
+def natively(case: Case, inputs: Inputs, **options: Any) -> Outcome:
+    with dispatch.watch() as calls:
+        found = outcome(dispatch.normalize, case, inputs, **options)
+    assert [call.kernel for call in calls] == ["native"], calls
+    return found
+
+
+def assert_same(found: Outcome, truth: Outcome) -> None:
+    assert_close(found.y, truth.y)
+    mean, var = truth.moments.mean, truth.moments.var
+    # How far the mean is off shows beside the deviation, not beside the mean.
+    wide = TOLERANCES[found.moments.var.dtype]
+    apart = found.moments.shift.double() - mean + found.moments.offset.double()
+    assert torch.all(apart.abs() <= 2 * wide.forward * (var + mean * mean * 1e-6).sqrt())
+    assert_close(found.moments.var, var)
+    counted, really = (torch.as_tensor(m.elements) for m in (found.moments, truth.moments))
+    assert torch.equal(counted.long(), really.long().expand_as(counted))
+    for gradient, true in zip(found.gradients, truth.gradients, strict=True):
+        assert_close(gradient, true, backward=True)
+
+
+def check(case: Case, inputs: Inputs, **options: Any) -> None:
+    found = natively(case, inputs, **options)
+    assert_same(found, outcome(reference.normalize, case, in_float64(inputs), **options))
+
+
+# -- numbers -----------------------------------------------------------------------------------
+
+
+@each
+@DTYPES
+@masked_or_not
+def test_the_kernels_compute_the_formula(case, dtype, masked, threads):
+    if masked and len(case.features) == len(case.shape) - 1 and case.scheme is LAST_TWO:
+        pytest.skip("a mask of one number for each table says nothing that `mask` does not")
+    check(case, inputs_of(case, dtype, masked=masked))
+
+
+@of_a_few
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("adds", [False, True], ids=["", "residual"])
+@masked_or_not
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_residual_and_activation_are_part_of_the_formula(case, activation, adds, masked, dtype):
+    check(case, inputs_of(case, dtype, masked=masked, adds=adds), activation=activation)
+
+
+@of_a_few
+@pytest.mark.parametrize("offset", [0.0, 1e4, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@masked_or_not
+def test_an_offset_costs_no_digits(case, offset, dtype, masked, threads):
+    if not case.scheme.centres and offset:
+        pytest.skip("what keeps its offset is all offset")
+    check(case, inputs_of(case, dtype, masked=masked, offset=offset))
+
+
+@of_a_few
+@pytest.mark.parametrize("of_weight", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("alone", [None, "weight", "bias"])
+def test_weights_have_a_dtype_of_their_own(case, of_weight, alone):
+    inputs = inputs_of(case, torch.float16, of_weight=of_weight)
+    if alone is not None:
+        del inputs["bias" if alone == "weight" else "weight"]
+    check(case, inputs)
+
+
+@of_a_few
+@DTYPES
+@masked_or_not
+@pytest.mark.parametrize("name", ["plain", "avx2", "avx512"])
+def test_every_instruction_set_computes_the_same(case, dtype, masked, name):
+    library = native.library()
+    try:
+        library.use(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    try:
+        assert library.in_use() == name
+        check(case, inputs_of(case, dtype, masked=masked, adds=True), activation="gelu")
+    finally:
+        library.use("")
+
+
+def test_an_instruction_set_that_is_none_is_refused():
+    before = native.library().in_use()
+    with pytest.raises(ValueError, match="no instruction set named mmx"):
+        native.library().use("mmx")
+    assert native.library().in_use() == before
+
+
+@each
+@masked_or_not
+def test_the_same_threads_give_the_same_bits(case, masked, threads):
+    inputs = inputs_of(case, torch.float32, masked=masked, adds=True)
+    first, second = (natively(case, inputs, activation="silu") for _ in range(2))
+    assert torch.equal(first.y, second.y)
+    assert torch.equal(first.moments.var, second.moments.var)
+    for one, other in zip(first.gradients, second.gradients, strict=True):
+        assert torch.equal(one, other)
+
+
+@of_a_few
+@DTYPES
+@masked_or_not
+def test_given_statistics_are_taken(case, dtype, masked, threads):
+    inputs = inputs_of(case, dtype, masked=masked)
+    clean = torch.nan_to_num(inputs["x"].double())
+    own = reference.measured(clean, case.scheme, sizes=case.sizes)
+    shift = own.mean if case.scheme.centres else own.shift
+    given = Moments(shift, shift.new_zeros(()), own.var, 0, kept=True)
+    found = natively(case, inputs, given=given, activation="relu")
+    truth = outcome(reference.normalize, case, in_float64(inputs), given=given, activation="relu")
+    assert_close(found.y, truth.y)
+    for gradient, true in zip(found.gradients, truth.gradients, strict=True):
+        assert_close(gradient, true, backward=True)
+
+
+@of_a_few
+def test_gradients_of_gradients_follow_the_formula(case):
+    inputs = inputs_of(case, torch.float64)
+    x, gradient = inputs["x"].requires_grad_(), inputs["gradient"]
+
+    def twice(run: Callable[..., Any]) -> Tensor:
+        y = run(x, case.scheme, sizes=case.sizes)[0]
+        (first,) = torch.autograd.grad(y, x, gradient, create_graph=True)
+        return torch.autograd.grad((first * gradient).sum(), x)[0]
+
+    assert_close(twice(dispatch.normalize), twice(reference.normalize), backward=True)
+
+
+# -- the operators -----------------------------------------------------------------------------
+
+
+def operator(case: Case, inputs: Inputs, activation: str | None = None) -> tuple[Any, ...]:
+    formula = Formula(case.scheme, case.sizes, 1e-5, activation)
+    names = ("x", "weight", "bias", "residual", "mask", "mean", "var")
+    return (*(inputs.get(name) for name in names), *packed(formula))
+
+
+@pytest.mark.parametrize(
+    ("name", "masked", "adds", "activation"),
+    [
+        ("instance of few", False, False, None),
+        ("group", True, True, "gelu"),
+        ("batch", False, True, "relu"),
+        ("trailing", True, False, "silu"),
+    ],
+)
+def test_torch_accepts_the_operator(name, masked, adds, activation):
+    case = next(case for case in CASES if case.name == name)
+    inputs = inputs_of(case, torch.float32, masked=masked, adds=adds)
+    inputs["x"] = torch.nan_to_num(inputs["x"]).requires_grad_()
+    inputs["weight"].requires_grad_()
+    if adds:
+        inputs["residual"] = torch.nan_to_num(inputs["residual"])
+    call = operator(case, inputs, activation)
+    torch.library.opcheck(torch.ops.normwise.normalize.default, call)
+
+
+@each
+@masked_or_not
+def test_the_operator_computes_the_formula(case, masked):
+    inputs = in_float64(inputs_of(case, torch.float64, masked=masked))
+    truth, _ = reference.normalize(
+        inputs["x"], case.scheme, sizes=case.sizes, weight=inputs["weight"], bias=inputs["bias"],
+        mask=inputs.get("mask"),
+    )  # fmt: skip
+    assert_close(torch.ops.normwise.normalize(*operator(case, inputs))[0], truth)
+
+
+ODD = {
+    "a bias alone, of another dtype": lambda i: i.update(weight=None, bias=i["bias"].bfloat16()),
+    "strided weights": lambda i: i.update(weight=stepping(i["weight"]), bias=stepping(i["bias"])),
+    "a strided mask": lambda i: i.update(mask=stepping(torch.ones(3, 1, 20, dtype=torch.bool))),
+    "strided statistics of another dtype": lambda i: i.update(
+        mean=stepping(torch.arange(6.0, dtype=torch.float64).reshape(3, 2, 1, 1)),
+        var=stepping(torch.arange(1.0, 7.0, dtype=torch.float64).reshape(3, 2, 1, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_the_operator_takes_operands_as_they_come(odd):
+    case = next(case for case in CASES if case.name == "group")
+    inputs = inputs_of(case, torch.float32)
+    ODD[odd](inputs)
+    mean, var = inputs.get("mean"), inputs.get("var")
+    given = None if var is None else Moments(mean, var.new_zeros(()), var, 0, kept=True)
+    rest = {k: inputs.get(k) for k in ("weight", "bias", "mask")}
+    leaves = [inputs["x"].requires_grad_(), inputs["bias"].requires_grad_()]
+    truth, _ = reference.normalize(inputs["x"], case.scheme, sizes=case.sizes, given=given, **rest)
+    y, _ = torch.ops.normwise.normalize(*operator(case, inputs))
+    assert_close(y, truth)
+    expected = torch.autograd.grad(truth, leaves, inputs["gradient"])
+    for found, true in zip(torch.autograd.grad(y, leaves, inputs["gradient"]), expected,
+                           strict=True):  # fmt: skip
+        assert_close(found, true, backward=True)
+
+
+ALTERNATING = Case("alternating", Scheme(parse("[a] c [d] e")), (3, 4, 5, 6))
+
+
+def test_the_operator_takes_what_the_kernels_cannot_walk():
+    inputs = inputs_of(ALTERNATING, torch.float32)
+    x = inputs["x"].requires_grad_()
+    y, _ = torch.ops.normwise.normalize(*operator(ALTERNATING, inputs))
+    truth, _ = reference.normalize(
+        x, ALTERNATING.scheme, weight=inputs["weight"], bias=inputs["bias"]
+    )
+    assert_close(y, truth)
+    found, true = (torch.autograd.grad(t, x, inputs["gradient"])[0] for t in (y, truth))
+    assert_close(found, true, backward=True)
+
+
+@of_a_few
+def test_vmap_over_the_operator_is_a_loop(case):
+    inputs = inputs_of(case, torch.float64)
+    several = torch.stack([inputs["x"] * k for k in (1, 2, 3)])
+
+    def one(x: Tensor) -> Tensor:
+        return torch.ops.normwise.normalize(*operator(case, {**inputs, "x": x}))[0]
+
+    together = torch.func.vmap(one)(several)
+    assert_close(together, torch.stack([one(x) for x in several]))
+
+
+# -- what leads to the formula -----------------------------------------------------------------
+
+PLAIN = Case("plain", INSTANCE, (3, 4, 50))
+call = partial(dispatch.normalize, scheme=INSTANCE)
+formula = partial(reference.normalize, scheme=INSTANCE)
+
+
+class Marked(Tensor):
+    """A tensor of a kind that may want to know what is done to it."""
+
+
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        return function(*arguments, **(keywords or {}))
+
+
+def negated(x: Tensor) -> Tensor:
+    return torch.complex(torch.zeros_like(x), -x).conj().imag
+
+
+def by_mode(x: Tensor) -> Tensor:
+    with Watching():
+        return call(x)[0]
+
+
+def by_grad(x: Tensor) -> Tensor:
+    return torch.func.grad(lambda x: (call(x)[0] ** 3).sum())(x)
+
+
+def by_forward_mode(x: Tensor) -> Tensor:
+    return torch.func.jvp(lambda x: call(x)[0], (x,), (x**2,))[1]
+
+
+OBSTACLES = [
+    ("a subclass", lambda x: call(x.as_subclass(Marked))[0].as_subclass(Tensor),
+     lambda x: formula(x)[0], "Marked is not a plain tensor"),
+    ("a mode", by_mode, lambda x: formula(x)[0], "a mode wants to see each operation"),
+    ("a negated view", lambda x: call(negated(x))[0], lambda x: formula(x)[0], "x is a negated"),
+    ("torch.func.grad", by_grad,
+     lambda x: torch.func.grad(lambda x: (formula(x)[0] ** 3).sum())(x), "torch.func"),
+    ("torch.func.vmap", torch.func.vmap(lambda x: call(x[None])[0][0]),
+     lambda x: formula(x)[0], "torch.func"),
+    ("torch.func.jvp", by_forward_mode,
+     lambda x: torch.func.jvp(lambda x: formula(x)[0], (x,), (x**2,))[1], "torch.func"),
+    ("a sparse residual's dtype", lambda x: call(x, residual=x.long())[0],
+     lambda x: formula(x, residual=x.long())[0], "residual is torch.int64"),
+    ("a negated residual", lambda x: call(x, residual=negated(x))[0],
+     lambda x: formula(x, residual=x)[0], "residual is not a plain tensor"),
+    ("dtypes that differ",
+     lambda x: call(x, weight=x[0, :, 0], bias=x[0, :, 1].double())[0],
+     lambda x: formula(x, weight=x[0, :, 0], bias=x[0, :, 1])[0],
+     "weight is torch.float32 and bias torch.float64"),
+    ("given and not kept",
+     lambda x: call(x, given=reference.measured(x, INSTANCE))[0],
+     lambda x: formula(x)[0], "were themselves computed"),
+    ("an empty batch", lambda x: call(x[:0])[0], lambda x: x[:0], "x is empty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("run", "expected", "reason"), [row[1:] for row in OBSTACLES], ids=[row[0] for row in OBSTACLES]
+)
+def test_an_obstacle_leads_to_the_formula(run, expected, reason):
+    x = PLAIN.x()
+    with dispatch.watch() as calls:
+        found = run(x)
+    assert calls
+    assert all(c.kernel == "reference" and reason in c.reason for c in calls), calls
+    assert_close(found, expected(x))
+
+
+def test_dual_numbers_lead_to_the_formula():
+    x, tangent = PLAIN.x(torch.float64), PLAIN.draw(7)
+    with torch.autograd.forward_ad.dual_level(), dispatch.watch() as calls:
+        y = call(torch.autograd.forward_ad.make_dual(x, tangent))[0]
+        found = torch.autograd.forward_ad.unpack_dual(y).tangent
+    assert [c.reason for c in calls] == ["forward-mode differentiation is at work"]
+    true = torch.func.jvp(lambda x: formula(x)[0], (x,), (tangent,))[1]
+    assert_close(found, true, backward=True)
+
+
+def test_tensors_without_numbers_have_results_of_the_right_sizes():
+    with dispatch.watch() as calls:
+        on_meta = call(PLAIN.x().to("meta"))[0]
+        with FakeTensorMode() as mode:
+            fake = call(mode.from_tensor(PLAIN.x()))[0]
+    assert [c.kernel for c in calls] == ["torch" if c.kernel == "torch" else "reference"
+                                         for c in calls]  # fmt: skip
+    assert calls[0].reason == "x is on meta"
+    assert "FakeTensor" in calls[1].reason
+    assert on_meta.shape == fake.shape == PLAIN.shape
+
+
+def test_dimensions_that_alternate_too_often_lead_to_the_formula():
+    inputs = inputs_of(ALTERNATING, torch.float32)
+    with dispatch.watch() as calls:
+        found = outcome(dispatch.normalize, ALTERNATING, inputs)
+    assert [c.reason for c in calls] == ["kept and averaged dimensions alternate too often"]
+    assert_same(found, outcome(reference.normalize, ALTERNATING, in_float64(inputs)))
+
+
+def test_without_the_module_the_formula_runs_and_it_is_said_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "normwise._native", None)
+    native.library.cache_clear()
+    try:
+        with pytest.warns(RuntimeWarning, match="runs without its CPU kernels") as said:
+            first = call(PLAIN.x())[0]
+        with dispatch.watch() as calls:
+            second = call(PLAIN.x())[0]  # a second warning would be an error
+    finally:
+        native.library.cache_clear()
+    assert len(said) == 1
+    assert [c.reason for c in calls] == ["the kernels were not compiled"]
+    assert torch.equal(first, second)
+    assert_close(first, formula(PLAIN.x())[0])
+
+
+PROGRAM = """
+import torch
+from normwise.axes import SCHEMES
+from normwise.ops import dispatch
+x = torch.arange(24.).reshape(2, 3, 4)
+with dispatch.watch() as calls:
+    dispatch.normalize(x, SCHEMES["instance"], keeps=False)
+print(calls[0].kernel, "|", calls[0].reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("native", "native | "),
+        ("reference", "reference | NORMWISE_KERNELS is reference"),
+        ("torch", "torch | NORMWISE_KERNELS is torch"),
+        ("cuda", "NORMWISE_KERNELS='cuda' names no kernel; write one of native, torch, reference"),
+    ],
+)
+def test_a_variable_chooses_the_kernel(asked, said):
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "NORMWISE_KERNELS": asked},
+        capture_output=True,
+        text=True,
+    )
+    assert said in ran.stdout + ran.stderr
+    assert (ran.returncode == 0) == (asked != "cuda")
