@@ -127,7 +127,7 @@ CASES = [
     Case("batch expanded", BATCH, (5, 4, 30), expanded),
     Case("batch channels last", BATCH, (3, 5, 6, 7), channels_last),
     Case("ghost", GHOST, (6, 4, 10), sizes={"g": 3}),
-    Case("ghost of rows", GHOST, (6, 4), sizes={"g": 3}),
+    Case("ghost of rows", GHOST, (40, 4), sizes={"g": 20}),
     Case("layer", LAYER, (3, 8, 40)),
     Case("layer of many rows", LAYER, (3, 130, 9)),
     Case("layer of wide rows", LAYER, (2, 7, 1300)),
@@ -277,7 +277,7 @@ def test_an_offset_costs_no_digits(case, offset, dtype, masked, threads):
 
 
 @of_a_few
-@pytest.mark.parametrize("of_weight", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("alone", [None, "weight", "bias"])
 def test_weights_have_a_dtype_of_their_own(case, of_weight, alone):
     inputs = inputs_of(case, torch.float16, of_weight=of_weight)
@@ -508,6 +508,7 @@ OBSTACLES = [
 @pytest.mark.parametrize(
     ("run", "expected", "reason"), [row[1:] for row in OBSTACLES], ids=[row[0] for row in OBSTACLES]
 )
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 def test_an_obstacle_leads_to_the_formula(run, expected, reason):
     x = PLAIN.x()
     with dispatch.watch() as calls:
@@ -517,6 +518,7 @@ def test_an_obstacle_leads_to_the_formula(run, expected, reason):
     assert_close(found, expected(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 def test_dual_numbers_lead_to_the_formula():
     x, tangent = PLAIN.x(torch.float64), PLAIN.draw(7)
     with torch.autograd.forward_ad.dual_level(), dispatch.watch() as calls:

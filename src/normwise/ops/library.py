@@ -68,7 +68,7 @@ def _moments_like(x: Tensor, formula: Formula, mask: Tensor | None, var: Tensor 
 
 def _way(
     formula: Formula, x: Tensor, *others: Tensor | None
-) -> tuple[Plan | None, tuple[Tensor | None, ...]]:
+) -> tuple[Plan | None, tuple[Any, ...]]:
     """The plan for these tensors, if there is one, and all but x as the kernels read them."""
     weight, bias, residual, mask, mean, var = others
     given = None if var is None else given_moments(mean, var)
@@ -97,7 +97,8 @@ def _normalize(
     given = None if var is None else given_moments(mean, var)
     way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
     if way is not None:
-        y, kept = way.forward(x, *read, var is None)
+        run: Any = way.forward
+        y, kept = run(x, *read, var is None)
         return y, _moments_like(x, formula, mask, var) if kept is None else kept
     y, measured = formula.by_reference(x, weight, bias, residual, mask, given)
     moments = _moments_like(x, formula, mask, var)
@@ -138,7 +139,8 @@ def _normalize_backward(
     way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
     if way is not None:
         kept = moments.contiguous() if var is None else None
-        found = way.backward(gradient, x, *read, kept, tuple(wanted))
+        run: Any = way.backward
+        found = run(gradient, x, *read, kept, tuple(wanted))
     else:
         leaves = (None if t is None else t.detach() for t in (x, weight, bias, residual))
         with torch.enable_grad():
