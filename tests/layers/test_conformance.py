@@ -370,10 +370,20 @@ TWINNED = [case for case in CASES if case.twin]
 LAZY = [case for case in CASES if case.lazy]
 FIRST_OF_EACH = list({case.name: case for case in reversed(CASES)}.values())
 
-each = pytest.mark.parametrize("case", CASES, ids=str)
-each_padded = pytest.mark.parametrize("case", PADDED, ids=str)
-each_twinned = pytest.mark.parametrize("case", TWINNED, ids=str)
-each_lazy = pytest.mark.parametrize("case", LAZY, ids=str)
+
+def of_each(cases: list[Case]) -> pytest.MarkDecorator:
+    """A parameter for each case; layers for volumes, which are those for images, are slow tests."""
+    marked = [
+        pytest.param(case, marks=pytest.mark.slow if case.name.endswith("3d") else ())
+        for case in cases
+    ]
+    return pytest.mark.parametrize("case", marked, ids=str)
+
+
+each = of_each(CASES)
+each_padded = of_each(PADDED)
+each_twinned = of_each(TWINNED)
+each_lazy = of_each(LAZY)
 each_class = pytest.mark.parametrize("case", FIRST_OF_EACH, ids=str)
 in_training_and_evaluation = pytest.mark.parametrize("training", [True, False])
 with_and_without_mask = pytest.mark.parametrize("masked", [False, True])

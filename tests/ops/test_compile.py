@@ -28,12 +28,17 @@ print("same")
 @pytest.mark.parametrize(
     "layer",
     [
-        "nw.InstanceNorm1d(32, affine=True)",
         "nw.BatchNorm1d(32, activation='relu')",
-        "nw.BatchNorm1d(32).eval()",
         "nw.LayerNorm(256)",
-        "nw.GroupNorm(4, 32, activation='gelu')",
-        "nw.RMSNorm1d(32)",
+        *(
+            pytest.param(layer, marks=pytest.mark.slow)
+            for layer in (
+                "nw.InstanceNorm1d(32, affine=True)",
+                "nw.BatchNorm1d(32).eval()",
+                "nw.GroupNorm(4, 32, activation='gelu')",
+                "nw.RMSNorm1d(32)",
+            )
+        ),
     ],
 )
 def test_the_first_call_of_a_process_may_be_compiled(layer):
