@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,6 +251,27 @@ def assert_same(found: Outcome, truth: Outcome) -> None:
 def check(case: Case, inputs: Inputs, **options: Any) -> None:
     found = natively(case, inputs, **options)
     assert_same(found, outcome(reference.normalize, case, in_float64(inputs), **options))
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not LARGE_PAGES.is_file() or "[never]" in LARGE_PAGES.read_text(),
+    reason="this system has no large pages to give",
+)
+def test_a_large_result_lies_in_large_pages():
+    def large_pages() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+
+    x = torch.zeros(16, 1024, 1024)
+    before = large_pages()
+    y, _ = dispatch.normalize(x, SCHEMES["instance"], keeps=False)
+    in_kb = y.nbytes // 1024
+    assert large_pages() - before >= in_kb // 2  # not each may be there to be had
 
 
 # -- numbers -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 // The Python module: addresses, sizes and strides in, nothing of torch.
 #include "call.h"
+#include "pages.h"
 #include "remember.h"
 
 #include <array>
@@ -93,6 +94,7 @@ struct Plan {
     const Forward call{at(x), at(weight), at(bias), at(residual), at<std::uint8_t>(mask),
                        at(mean), at(var), at(y), at(moments)};
     nb::gil_scoped_release release;
+    want_large_pages(call.y, form.bytes());
     chosen.forward(form, call, threads);
   }
 
@@ -103,6 +105,8 @@ struct Plan {
                         at<std::uint8_t>(mask), at(mean), at(var), at(moments), at(dx),
                         at(dweight), at(dbias), at(dresidual)};
     nb::gil_scoped_release release;
+    want_large_pages(call.dx, form.bytes());
+    want_large_pages(call.dresidual, form.bytes());
     chosen.backward(form, call, threads);
   }
 };
