@@ -305,6 +305,17 @@ def test_an_offset_costs_no_digits(case, offset, dtype, masked, threads):
     check(case, inputs_of(case, dtype, masked=masked, offset=offset))
 
 
+@each
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9])
+def test_a_level_that_shifts_costs_no_digits(case, share, threads):
+    inputs = inputs_of(case, torch.float32)
+    level = torch.zeros(case.shape).flatten()
+    level[: int(share * level.numel()) + 1] = 1e4
+    inputs["x"] = case.lay(inputs["x"] + level.view(case.shape))
+    check(case, inputs)
+
+
+
 @of_a_few
 @pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("alone", [None, "weight", "bias"])

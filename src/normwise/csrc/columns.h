@@ -11,8 +11,10 @@
 namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 TILE = 1 << 19;   // bytes of x that stay in a core's second cache
-constexpr i64 PANEL = 1 << 14;  // bytes of x that stay in its first
 constexpr i64 NARROW = 512, WIDE = 1024;  // columns of a tile
+constexpr int ROWS = 4;       // that are worked on at a time: what belongs to columns is read once
+constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
+constexpr i64 FEW = 8;        // rows whose mean the others are measured from
 
 template <class S> class Columns {
   using R = typename Wide<S>::type;
@@ -30,14 +32,31 @@ template <class S> class Columns {
   // What a thread knows of the columns of its tile.
   struct Tile {
     i64 o, begin, size;  // which: size columns from `begin`
+    i64 apart;           // from one row of a buffer to the next
     R *high, *low, *rate;            // their statistics
-    R *weight, *bias;                // along the row, where they belong to columns
+    R *weight, *bias, *scale;        // 1 and 0 where they belong to rows; rate * weight
     R *mean, *residue, *squares;     // of a panel
-    R *x, *real, *z, *g, *more;      // one row each
+    R* shift;
+    R *x, *real, *z, *g, *more;      // ROWS rows each
     double *first, *second;          // sums over all rows
     double* count;
     i64* masks;                      // where each column's mask lies
-    R* shift;
+  };
+  // M rows that are worked on at a time.
+  template <int M> struct Rows {
+    i64 first, apart;
+    i64 operator[](int m) const { return first + m * apart; }
+    static constexpr int size = M;
+  };
+  template <int M> struct Read {
+    const R* rows[M];
+    const R*& operator[](int m) { return rows[m]; }
+    const R* operator[](int m) const { return rows[m]; }
+  };
+  template <int M> struct Written {
+    R* rows[M];
+    R*& operator[](int m) { return rows[m]; }
+    R* operator[](int m) const { return rows[m]; }
   };
 
  public:
@@ -67,7 +86,7 @@ template <class S> class Columns {
         if (!alone) together(tile, partial, true);
         settle(tile, moments);
       }
-      for (i64 a = rows.begin; a < rows.end; ++a) apply(tile, a, y);
+      each_rows(rows, [&](auto several) { apply(tile, several, y); });
     });
   }
 
@@ -79,17 +98,15 @@ template <class S> class Columns {
       if (!form.given || gradient.wanted) {
         project(tile, rows, call, gradient);
         if (!by_row && gradient.wanted) column_gradients(tile, gradient);
-        if (!by_row && affine.weight) {
-          for (i64 i = 0; i < tile.size; ++i) {
-            tile.first[i] *= tile.weight[i];
-            tile.second[i] *= tile.weight[i];
-          }
+        for (i64 i = 0; i < tile.size; ++i) {
+          tile.first[i] *= tile.weight[i];
+          tile.second[i] *= tile.weight[i];
         }
         if (!alone && !form.given) together(tile, partial, false);
       }
-      average(tile, call);
+      average(tile);
       if (call.dx || call.dresidual)
-        for (i64 a = rows.begin; a < rows.end; ++a) descend(tile, a, call);
+        each_rows(rows, [&](auto several) { descend(tile, several, call); });
     });
     gradient.finish();
   }
@@ -108,15 +125,22 @@ template <class S> class Columns {
       const bool split_rows = !alone || (form.given && tiles < 4 * team);
       const Share mine = split_rows ? Share{0, tiles} : share(tiles, me, team);
       const Share rows = split_rows ? share(form.A, me, team) : Share{0, form.A};
-      const i64 apart = (width + 15) / 16 * 16;  // so that each array starts a cache line
-      Scratch<R> numbers(14 * apart);
+      const i64 apart = (width + 15) / 16 * 16 + 16;  // lines of their own, in sets of their own
+      Scratch<R> numbers((10 + 5 * ROWS) * apart);
       Scratch<double> sums(3 * apart);
       Scratch<i64> masks(mask ? width : 0);
       Tile tile;
-      R** const arrays[] = {&tile.high, &tile.low, &tile.rate, &tile.weight, &tile.bias,
-                            &tile.mean, &tile.residue, &tile.squares, &tile.x, &tile.real,
-                            &tile.z, &tile.g, &tile.more, &tile.shift};
-      for (int i = 0; i < 14; ++i) *arrays[i] = numbers + i * apart;
+      tile.apart = apart;
+      R* next = numbers;
+      for (R** one : {&tile.high, &tile.low, &tile.rate, &tile.weight, &tile.bias, &tile.scale,
+                      &tile.mean, &tile.residue, &tile.squares, &tile.shift}) {
+        *one = next;
+        next += apart;
+      }
+      for (R** several : {&tile.x, &tile.real, &tile.z, &tile.g, &tile.more}) {
+        *several = next;
+        next += ROWS * apart;
+      }
       tile.first = sums;
       tile.second = sums + apart;
       tile.count = sums + 2 * apart;
@@ -130,14 +154,23 @@ template <class S> class Columns {
         for (i64 i = 0; i < tile.size; ++i) {
           const i64 k = (tile.begin + i) / form.Q, q = (tile.begin + i) % form.Q;
           if (mask) tile.masks[i] = k * form.mask.k + q * form.mask.q;
-          if (!by_row && affine.weight) {
-            const i64 at = form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
-            tile.weight[i] = affine.weight[at];
-            tile.bias[i] = affine.bias[at];
-          }
+          const bool here = !by_row && affine.weight;
+          const i64 at = form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
+          tile.weight[i] = here ? affine.weight[at] : R(1);
+          tile.bias[i] = here ? affine.bias[at] : R(0);
         }
         f(tile, rows);
       }
+    }
+  }
+
+  // f for all rows, ROWS at a time. They lie apart, each on a page of its own if it can be, as
+  // the machine fetches ahead along few lines of memory, and only one in a page.
+  template <class F> static void each_rows(Share rows, F f) {
+    for (i64 begin = rows.begin; begin < rows.end; begin += PANEL) {
+      const i64 end = least(begin + PANEL, rows.end), apart = (end - begin) / ROWS;
+      for (i64 a = begin; a < begin + apart; ++a) f(Rows<ROWS>{a, apart});
+      for (i64 a = begin + ROWS * apart; a < end; ++a) f(Rows<1>{a, 0});
     }
   }
 
@@ -199,154 +232,190 @@ template <class S> class Columns {
 
   // -- one tile --------------------------------------------------------------
 
-  const R* read_row(const Tile& tile, i64 a) const {
-    const S* from = x + form.x.at(tile.o, a, 0, 0) + tile.begin;
-    const R* row = read(from, tile.size, tile.x);
-    if (!mask) return row;
-    read_mask(tile, a);
-#pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) tile.x[i] = tile.real[i] != R(0) ? row[i] : R(0);
-    return tile.x;
-  }
-
-  void read_mask(const Tile& tile, i64 a) const {
-    const std::uint8_t* m = mask + form.mask.at(tile.o, a, 0, 0);
-    for (i64 i = 0; i < tile.size; ++i) tile.real[i] = m[tile.masks[i]] ? R(1) : R(0);
+  template <int M> Read<M> read_rows(const Tile& tile, Rows<M> which) const {
+    Read<M> rows;
+    for (int m = 0; m < M; ++m) {
+      const S* from = x + form.x.at(tile.o, which[m], 0, 0) + tile.begin;
+      R* buffer = tile.x + m * tile.apart;
+      rows[m] = read(from, tile.size, buffer);
+      if (!mask) continue;
+      const std::uint8_t* marks = mask + form.mask.at(tile.o, which[m], 0, 0);
+      R* real = tile.real + m * tile.apart;
+      const R* row = rows[m];
+      for (i64 i = 0; i < tile.size; ++i) {
+        real[i] = marks[tile.masks[i]] ? R(1) : R(0);
+        buffer[i] = real[i] != R(0) ? row[i] : R(0);
+      }
+      rows[m] = buffer;
+    }
+    return rows;
   }
 
   // Moments of the rows, into shift, first (the offset), second (the squares) and count.
   void measure(Tile& tile, Share rows) const {
-    const i64 size = tile.size;
-    const i64 tall = PANEL / i64(sizeof(S)) / size < 8 ? 8 : PANEL / i64(sizeof(S)) / size;
-    const i64 most = tall < 256 ? tall : 256;
-    for (i64 begin = rows.begin; begin < rows.end; begin += most) {
-      const i64 end = least(begin + most, rows.end);
+    if (!mask) guess(tile, {rows.begin, least(rows.begin + FEW, rows.end)});
+    i64 most = 4 * FEW;
+    for (i64 a = rows.begin; a < rows.end; a += most, most = mask ? most : least(4 * most, PANEL)) {
+      const Share panel{a, least(a + most, rows.end)};
       if (mask) {
-        measure_masked(tile, begin, end);
+        measure_masked(tile, panel);
+        merge<true>(tile, 0);
       } else {
-        measure_panel(tile, begin, end, begin == rows.begin);
+        form.centres ? measure_panel<true>(tile, panel) : measure_panel<false>(tile, panel);
+        merge<false>(tile, double(panel.end - panel.begin));
       }
     }
   }
 
-  void measure_panel(Tile& tile, i64 begin, i64 end, bool is_first) const {
+  // A first mean to measure from. That of a few rows will do: where it lies far off, compared
+  // with the deviation, these rows do so too, and make the deviation large.
+  void guess(Tile& tile, Share rows) const {
+    R* mean = tile.mean;
+    std::memset(mean, 0, tile.size * sizeof(R));
+    if (!form.centres) return;
+    const R per = R(1) / R(rows.end - rows.begin);
+    each_rows(rows, [&](auto which) {
+      constexpr int M = which.size;
+      const Read<M> v = read_rows(tile, which);
+      walk<R>(tile.size, [=](auto at) {
+        auto sum = at(v[0]);
+        for (int m = 1; m < M; ++m) sum += at(v[m]);
+        at.put(mean, at(mean) + sum * per);
+      });
+    });
+  }
+
+  // The sums over the rows of x - mean, and of its square.
+  template <bool centres> void measure_panel(Tile& tile, Share rows) const {
     const i64 size = tile.size;
     R *mean = tile.mean, *residue = tile.residue, *squares = tile.squares;
-    const double n = double(end - begin);
-    const R one = R(1 / n);
-    for (i64 i = 0; i < size; ++i) mean[i] = residue[i] = squares[i] = R(0);
-    if (form.centres) {
-      for (i64 a = begin; a < end; ++a) {
-        const R* v = read_row(tile, a);
-#pragma omp simd
-        for (i64 i = 0; i < size; ++i) mean[i] += v[i];
-      }
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) mean[i] *= one;
-    }
-    for (i64 a = begin; a < end; ++a) {
-      const R* v = read_row(tile, a);
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
-        const R d = v[i] - mean[i];
-        residue[i] += d;
-        squares[i] += d * d;
-      }
-    }
-    const double before = tile.count[0], total = before + n;
-    const double f1 = before * (n / total), f2 = n / total, per = 1 / n;
-    R* shift = tile.shift;
-    double *offset = tile.first, *sum = tile.second;
-    if (!form.centres) {
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) sum[i] += double(squares[i]);
-    } else if (is_first) {
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
-        const double r = residue[i];
-        shift[i] = mean[i];
-        offset[i] = r * per;
-        sum[i] = double(squares[i]) - r * r * per;
-      }
-    } else {
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
-        const double r = residue[i];
-        const double apart = (double(mean[i]) - double(shift[i])) + r * per - offset[i];
-        sum[i] += (double(squares[i]) - r * r * per) + apart * apart * f1;
-        offset[i] += apart * f2;
-      }
-    }
-    for (i64 i = 0; i < size; ++i) tile.count[i] = total;
+    std::memset(residue, 0, size * sizeof(R));
+    std::memset(squares, 0, size * sizeof(R));
+    each_rows(rows, [&](auto which) {
+      constexpr int M = which.size;
+      const Read<M> v = read_rows(tile, which);
+      walk<R>(size, [=](auto at) {
+        using Value = typename decltype(at)::Value;
+        const Value centre = at(mean);
+        Value sum = {}, more = {};
+        for (int m = 0; m < M; ++m) {
+          const Value d = centres ? at(v[m]) - centre : at(v[m]);
+          sum += d;
+          more += d * d;
+        }
+        if (centres) at.put(residue, at(residue) + sum);
+        at.put(squares, at(squares) + more);
+      });
+    });
   }
 
-  void measure_masked(Tile& tile, i64 begin, i64 end) const {
+  void measure_masked(Tile& tile, Share rows) const {
     const i64 size = tile.size;
     R *mean = tile.mean, *residue = tile.residue, *squares = tile.squares, *counts = tile.g;
     for (i64 i = 0; i < size; ++i) mean[i] = residue[i] = squares[i] = counts[i] = R(0);
-    for (i64 a = begin; a < end; ++a) {
-      const R* v = read_row(tile, a);
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
-        counts[i] += tile.real[i];
-        mean[i] += v[i];
-      }
+    for (i64 a = rows.begin; a < rows.end; ++a) {
+      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
+      walk<R>(size, [=](auto at) {
+        at.put(counts, at(counts) + at(real));
+        at.put(mean, at(mean) + at(v));
+      });
     }
 #pragma omp simd
     for (i64 i = 0; i < size; ++i)
       mean[i] = form.centres && counts[i] > R(0) ? mean[i] / counts[i] : R(0);
-    for (i64 a = begin; a < end; ++a) {
-      const R* v = read_row(tile, a);
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
-        const R d = (v[i] - mean[i]) * tile.real[i];
-        residue[i] += d;
-        squares[i] += d * d;
-      }
+    for (i64 a = rows.begin; a < rows.end; ++a) {
+      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
+      walk<R>(size, [=](auto at) {
+        const auto d = (at(v) - at(mean)) * at(real);
+        at.put(residue, at(residue) + d);
+        at.put(squares, at(squares) + d * d);
+      });
     }
-    for (i64 i = 0; i < size; ++i) {
-      const double n = counts[i];
-      if (n == 0) continue;
-      Moments<R> own = as_moments(tile.shift[i], tile.first[i], tile.second[i], tile.count[i]);
-      if (form.centres) {
-        own.add(mean[i], residue[i], squares[i], n);
-      } else {
-        own.squares += squares[i];
-        own.count += n;
-      }
-      tile.shift[i] = own.shift;
-      tile.first[i] = own.offset;
-      tile.second[i] = own.squares;
-      tile.count[i] = own.count;
+  }
+
+  // A panel's sums added to the moments: n rows or, with a mask, as many as each column has.
+  // Chan, Golub and LeVeque 1979, as Moments::append, for all columns at a time.
+  template <bool masked> void merge(Tile& tile, double n) const {
+    const R *counts = tile.g, *residue = tile.residue, *squares = tile.squares;
+    R *mean = tile.mean, *shift = tile.shift;
+    double *offset = tile.first, *sum = tile.second, *count = tile.count;
+    const double all_before = count[0];
+    const bool centres = form.centres;
+#pragma omp simd
+    for (i64 i = 0; i < tile.size; ++i) {
+      const double before = masked ? count[i] : all_before;
+      const double more = masked ? double(counts[i]) : n;
+      const double total = before + more;
+      const double share = total > 0 ? more / total : 0., per = more > 0 ? 1 / more : 0.;
+      const double r = centres ? double(residue[i]) : 0.;
+      const R from = before > 0 ? shift[i] : mean[i];
+      const double apart = (double(mean[i]) - double(from)) + r * per - offset[i];
+      sum[i] += (double(squares[i]) - r * r * per) + apart * apart * (before * share);
+      offset[i] += apart * share;
+      shift[i] = from;
+      count[i] = total;
+      mean[i] = R(double(from) + offset[i]);  // the next panel is measured from there
     }
   }
 
   // From moments per column to what `apply` reads; Q columns that share a statistic are merged.
   void settle(Tile& tile, R* moments) const {
-    const bool stores = moments && (alone || thread_number() == 0);
-    for (i64 i = 0; i < tile.size; i += form.Q) {
-      Moments<R> own = as_moments(tile.shift[i], tile.first[i], tile.second[i], tile.count[i]);
-      for (i64 q = 1; q < form.Q; ++q)
-        own.merge(as_moments(tile.shift[i + q], tile.first[i + q], tile.second[i + q],
-                             tile.count[i + q]));
-      const Standard<R> by = standard(own, form.eps);
-      spread(tile, i, by);
-      if (stores)
-        store(own, moments + statistic(tile, i), form.statistics, mask != nullptr);
+    double *offset = tile.first, *sum = tile.second, *count = tile.count;
+    R *shift = tile.shift, *high = tile.high, *low = tile.low, *rate = tile.rate;
+    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
+      Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
+      for (i64 q = i + 1; q < i + form.Q; ++q)
+        own.merge(as_moments(shift[q], offset[q], sum[q], count[q]));
+      for (i64 q = i; q < i + form.Q; ++q) {
+        shift[q] = own.shift;
+        offset[q] = own.offset;
+        sum[q] = own.squares;
+        count[q] = own.count;
+      }
     }
+#pragma omp simd
+    for (i64 i = 0; i < tile.size; ++i) {
+      const Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
+      high[i] = own.high();
+      low[i] = own.low();
+      rate[i] = R(own.variance());
+    }
+    if (moments && (alone || thread_number() == 0)) {
+      for (i64 i = 0; i < tile.size; i += form.Q) {
+        R* to = moments + statistic(tile, i);
+        to[0] = high[i];
+        to[form.statistics] = low[i];
+        to[2 * form.statistics] = rate[i];
+        if (mask) to[3 * form.statistics] = R(count[i]);
+      }
+    }
+    take_root(tile);
   }
 
+  // The statistics of the columns, as they were given or as forward left them.
   template <class Call>
   void recall_tile(Tile& tile, const Call& call, const void* moments) const {
-    for (i64 i = 0; i < tile.size; i += form.Q)
-      spread(tile, i, recall<R>(form, call, moments, statistic(tile, i)));
+    const R* from = static_cast<const R*>(moments);
+    const R *mean = static_cast<const R*>(call.mean), *var = static_cast<const R*>(call.var);
+    for (i64 i = 0; i < tile.size; ++i) {
+      const i64 s = statistic(tile, i);
+      tile.high[i] = !form.given ? from[s] : mean ? mean[s] : R(0);
+      tile.low[i] = form.given ? R(0) : from[form.statistics + s];
+      tile.rate[i] = form.given ? var[s] : from[2 * form.statistics + s];
+      if (mask && !form.given) tile.count[i] = from[3 * form.statistics + s];
+    }
+    take_root(tile);
   }
 
-  void spread(Tile& tile, i64 i, Standard<R> by) const {
-    for (i64 q = 0; q < form.Q; ++q) {
-      tile.high[i + q] = by.high;
-      tile.low[i + q] = by.low;
-      tile.rate[i + q] = by.rate;
+  // From variances to rates.
+  void take_root(Tile& tile) const {
+    R *rate = tile.rate, *scale = tile.scale;
+    const R* weight = tile.weight;
+    const double eps = form.eps;
+#pragma omp simd
+    for (i64 i = 0; i < tile.size; ++i) {
+      rate[i] = reciprocal_root(rate[i], eps);
+      scale[i] = rate[i] * weight[i];
     }
   }
 
@@ -354,100 +423,143 @@ template <class S> class Columns {
     return tile.o * form.statistic_o + (tile.begin + i) / form.Q * form.statistic_k;
   }
 
-  void standardise(const Tile& tile, i64 a, const R* v, R* z) const {
-    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
-    const i64 size = tile.size;
-    if (!affine.weight) {
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) z[i] = ((v[i] - high[i]) - low[i]) * rate[i];
-    } else if (by_row) {
-      const i64 at = form.weight.at(tile.o, a, 0, 0);
-      const R w = affine.weight[at], b = affine.bias[at];
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) z[i] = ((v[i] - high[i]) - low[i]) * rate[i] * w + b;
-    } else {
-      const R *w = tile.weight, *b = tile.bias;
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) z[i] = ((v[i] - high[i]) - low[i]) * rate[i] * w[i] + b[i];
+  // Weight and bias of rows, 1 and 0 where they belong to columns.
+  template <int M> struct OfRows {
+    R weight[M], bias[M];
+    i64 at[M];
+  };
+  template <int M> OfRows<M> of_rows(const Tile& tile, Rows<M> which) const {
+    OfRows<M> rows;
+    for (int m = 0; m < M; ++m) {
+      const bool here = by_row && affine.weight;
+      rows.at[m] = form.weight.at(tile.o, which[m], 0, 0);
+      rows.weight[m] = here ? affine.weight[rows.at[m]] : R(1);
+      rows.bias[m] = here ? affine.bias[rows.at[m]] : R(0);
     }
-    if (residual) {
-      const R* more = read(residual + form.y.at(tile.o, a, 0, 0) + tile.begin, size, tile.more);
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) z[i] += more[i];
+    return rows;
+  }
+
+  // z = (x - mean) / deviation * weight + bias + residual, before the activation.
+  template <int M>
+  void standardise(const Tile& tile, Rows<M> which, Read<M> v, Written<M> z) const {
+    const R *high = tile.high, *low = tile.low, *scale = tile.scale, *bias = tile.bias;
+    const OfRows<M> rows = of_rows(tile, which);
+    walk<R>(tile.size, [=](auto at) {
+      const auto h = at(high), l = at(low), s = at(scale), b = at(bias);
+      for (int m = 0; m < M; ++m)
+        at.put(z[m], ((at(v[m]) - h) - l) * s * rows.weight[m] + (b + rows.bias[m]));
+    });
+    for (int m = 0; m < M && residual; ++m) {
+      const S* from = residual + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
+      const R* more = read(from, tile.size, tile.more);
+      walk<R>(tile.size, [=](auto at) { at.put(z[m], at(z[m]) + at(more)); });
     }
   }
 
-  void keep_real(const Tile& tile, R* z) const {
+  void keep_real(const Tile& tile, int m, R* z) const {
     if (!mask) return;
+    const R* real = tile.real + m * tile.apart;
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) z[i] = tile.real[i] != R(0) ? z[i] : R(0);
+    for (i64 i = 0; i < tile.size; ++i) z[i] = real[i] != R(0) ? z[i] : R(0);
   }
 
-  void apply(const Tile& tile, i64 a, S* y) const {
-    const R* v = read_row(tile, a);
-    S* to = y + form.y.at(tile.o, a, 0, 0) + tile.begin;
-    R* z = place(to, tile.z);
-    standardise(tile, a, v, z);
-    activate(form.activation, z, tile.size);
-    keep_real(tile, z);
-    write(z, tile.size, to);
-  }
-
-  const R* read_gradient(const Tile& tile, i64 a, const R* v, const S* from) const {
-    const R* g = read(from + form.y.at(tile.o, a, 0, 0) + tile.begin, tile.size, tile.g);
-    if (form.activation == Activation::none && !mask) return g;
-    if (g != tile.g) std::memcpy(tile.g, g, tile.size * sizeof(R));
-    if (form.activation != Activation::none) {
-      standardise(tile, a, v, tile.z);
-      chain(form.activation, tile.z, tile.g, tile.size);
+  template <int M> void apply(const Tile& tile, Rows<M> which, S* y) const {
+    const Read<M> v = read_rows(tile, which);
+    S* to[M];
+    Written<M> z;
+    for (int m = 0; m < M; ++m) {
+      to[m] = y + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
+      z[m] = place(to[m], tile.z + m * tile.apart);
     }
-    keep_real(tile, tile.g);
-    return tile.g;
+    standardise(tile, which, v, z);
+    for (int m = 0; m < M; ++m) {
+      activate(form.activation, z[m], tile.size);
+      keep_real(tile, m, z[m]);
+      write(z[m], tile.size, to[m]);
+    }
+  }
+
+  // The gradient of z, the activation's and the mask's share in it taken.
+  template <int M>
+  Read<M> read_gradients(const Tile& tile, Rows<M> which, Read<M> v, const S* from) const {
+    Read<M> rows;
+    for (int m = 0; m < M; ++m) {
+      const S* row = from + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
+      rows[m] = read(row, tile.size, tile.g + m * tile.apart);
+    }
+    if (form.activation == Activation::none && !mask) return rows;
+    Written<M> z;
+    for (int m = 0; m < M; ++m) z[m] = tile.z + m * tile.apart;
+    if (form.activation != Activation::none) standardise(tile, which, v, z);
+    for (int m = 0; m < M; ++m) {
+      R* g = tile.g + m * tile.apart;
+      if (rows[m] != g) std::memcpy(g, rows[m], tile.size * sizeof(R));
+      chain(form.activation, z[m], g, tile.size);
+      keep_real(tile, m, g);
+      rows[m] = g;
+    }
+    return rows;
   }
 
   // The sums over the rows of g and g * xhat, each times weight where weight belongs to rows.
   void project(Tile& tile, Share rows, const Backward& call,
                const AffineGradient<R>& gradient) const {
     const S* from = static_cast<const S*>(call.gradient);
-    const i64 size = tile.size;
-    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
     R *s = tile.residue, *t = tile.squares;
-    for (i64 begin = rows.begin; begin < rows.end; begin += FLUSH) {
-      for (i64 i = 0; i < size; ++i) s[i] = t[i] = R(0);
-      for (i64 a = begin; a < least(begin + FLUSH, rows.end); ++a) {
-        const R* v = read_row(tile, a);
-        const R* g = read_gradient(tile, a, v, from);
-        if (!by_row) {
+    for (i64 begin = rows.begin; begin < rows.end; begin += PANEL) {
+      std::memset(s, 0, tile.size * sizeof(R));
+      std::memset(t, 0, tile.size * sizeof(R));
+      each_rows({begin, least(begin + PANEL, rows.end)}, [&](auto which) {
+        const auto v = read_rows(tile, which), g = read_gradients(tile, which, v, from);
+        by_row ? project_rows(tile, which, v, g, gradient) : project_columns(tile, v, g);
+      });
 #pragma omp simd
-          for (i64 i = 0; i < size; ++i) {
-            s[i] += g[i];
-            t[i] += g[i] * (((v[i] - high[i]) - low[i]) * rate[i]);
-          }
-          continue;
-        }
-        const i64 at = form.weight.at(tile.o, a, 0, 0);
-        const R w = affine.weight ? affine.weight[at] : R(1);
-#pragma omp simd
-        for (i64 i = 0; i < size; ++i) {
-          s[i] += g[i] * w;
-          t[i] += g[i] * w * (((v[i] - high[i]) - low[i]) * rate[i]);
-        }
-        if (gradient.wanted) {
-          R sums[2];
-          reduce(size, sums, [=](auto at, auto* terms) {
-            const auto plain = at(g);
-            terms[0] = plain;
-            terms[1] = plain * (((at(v) - at(high)) - at(low)) * at(rate));
-          });
-          gradient.bias(thread_number())[at] += sums[0];
-          gradient.weight(thread_number())[at] += sums[1];
-        }
-      }
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i) {
+      for (i64 i = 0; i < tile.size; ++i) {
         tile.first[i] += double(s[i]);
         tile.second[i] += double(t[i]);
       }
+    }
+  }
+
+  template <int M> void project_columns(const Tile& tile, Read<M> v, Read<M> g) const {
+    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
+    R *s = tile.residue, *t = tile.squares;
+    walk<R>(tile.size, [=](auto at) {
+      const auto h = at(high), l = at(low);
+      auto first = at(g[0]), second = first * ((at(v[0]) - h) - l);
+      for (int m = 1; m < M; ++m) {
+        const auto plain = at(g[m]);
+        first += plain;
+        second += plain * ((at(v[m]) - h) - l);
+      }
+      at.put(s, at(s) + first);
+      at.put(t, at(t) + second * at(rate));
+    });
+  }
+
+  template <int M>
+  void project_rows(const Tile& tile, Rows<M> which, Read<M> v, Read<M> g,
+                    const AffineGradient<R>& gradient) const {
+    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
+    R *s = tile.residue, *t = tile.squares;
+    const OfRows<M> of = of_rows(tile, which);
+    R sums[2 * M];
+    walk(tile.size, sums, [=](auto at, auto* terms) {
+      const auto h = at(high), l = at(low), r = at(rate);
+      auto first = at(s), second = at(t);
+      for (int m = 0; m < M; ++m) {
+        const auto plain = at(g[m]), along = plain * (((at(v[m]) - h) - l) * r);
+        terms[m] = plain;
+        terms[M + m] = along;
+        first += plain * of.weight[m];
+        second += along * of.weight[m];
+      }
+      at.put(s, first);
+      at.put(t, second);
+    });
+    for (int m = 0; m < M && gradient.wanted; ++m) {
+      gradient.bias(thread_number())[of.at[m]] += sums[m];
+      gradient.weight(thread_number())[of.at[m]] += sums[M + m];
     }
   }
 
@@ -463,54 +575,61 @@ template <class S> class Columns {
   }
 
   // From sums to what `descend` subtracts: their means, with the factors of dx in them.
-  void average(Tile& tile, const Backward& call) const {
-    const i64 columns = form.Q;
-    for (i64 i = 0; i < tile.size; i += columns) {
-      double first = 0, second = 0, count = double(form.A * form.Q);
-      if (!form.given) {
-        for (i64 q = 0; q < columns; ++q) {
-          first += tile.first[i + q];
-          second += tile.second[i + q];
-        }
-        if (mask) count = double(static_cast<const R*>(call.moments)[
-            3 * form.statistics + statistic(tile, i)]);
+  void average(Tile& tile) const {
+    double *first = tile.first, *second = tile.second, *count = tile.count;
+    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
+      double one = 0, two = 0;
+      for (i64 q = i; q < i + form.Q; ++q) {
+        one += first[q];
+        two += second[q];
       }
-      const R rate = tile.rate[i];
-      for (i64 q = 0; q < columns; ++q) {
-        tile.residue[i + q] = form.centres ? rate * R(first / count) : R(0);
-        tile.squares[i + q] = rate * rate * R(second / count);
+      for (i64 q = i; q < i + form.Q; ++q) {
+        first[q] = one;
+        second[q] = two;
       }
+    }
+    R *c0 = tile.residue, *c1 = tile.squares;
+    const R* rate = tile.rate;
+    const double per = 1 / double(form.A * form.Q);
+    const bool measured = !form.given, centred = measured && form.centres;
+    const bool counts = measured && mask;
+#pragma omp simd
+    for (i64 i = 0; i < tile.size; ++i) {
+      const double share = counts ? 1 / count[i] : per;
+      c0[i] = centred ? R(first[i] * share) * rate[i] : R(0);
+      c1[i] = measured ? R(second[i] * share) * rate[i] * rate[i] : R(0);
     }
   }
 
-  void descend(const Tile& tile, i64 a, const Backward& call) const {
-    const R* v = read_row(tile, a);
-    const R* g = read_gradient(tile, a, v, static_cast<const S*>(call.gradient));
-    const i64 there = form.y.at(tile.o, a, 0, 0) + tile.begin, size = tile.size;
-    if (call.dresidual) {
-      S* to = static_cast<S*>(call.dresidual) + there;
+  template <int M> void descend(const Tile& tile, Rows<M> which, const Backward& call) const {
+    const Read<M> v = read_rows(tile, which);
+    const Read<M> g = read_gradients(tile, which, v, static_cast<const S*>(call.gradient));
+    const i64 size = tile.size;
+    for (int m = 0; m < M && call.dresidual; ++m) {
+      S* to = static_cast<S*>(call.dresidual) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
       R* d = place(to, tile.more);
-      std::memcpy(d, g, size * sizeof(R));
+      std::memcpy(d, g[m], size * sizeof(R));
       write(d, size, to);
     }
     if (!call.dx) return;
-    S* to = static_cast<S*>(call.dx) + there;
-    R* d = place(to, tile.z);
-    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
-    const R *c0 = tile.residue, *c1 = tile.squares;
-    if (by_row || !affine.weight) {
-      const R w = affine.weight ? affine.weight[form.weight.at(tile.o, a, 0, 0)] : R(1);
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i)
-        d[i] = g[i] * w * rate[i] - c0[i] - ((v[i] - high[i]) - low[i]) * c1[i];
-    } else {
-      const R* w = tile.weight;
-#pragma omp simd
-      for (i64 i = 0; i < size; ++i)
-        d[i] = g[i] * w[i] * rate[i] - c0[i] - ((v[i] - high[i]) - low[i]) * c1[i];
+    S* to[M];
+    Written<M> d;
+    for (int m = 0; m < M; ++m) {
+      to[m] = static_cast<S*>(call.dx) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
+      d[m] = place(to[m], tile.z + m * tile.apart);
     }
-    keep_real(tile, d);
-    write(d, size, to);
+    const R *high = tile.high, *low = tile.low, *scale = tile.scale;
+    const R *c0 = tile.residue, *c1 = tile.squares;
+    const OfRows<M> rows = of_rows(tile, which);
+    walk<R>(size, [=](auto at) {
+      const auto h = at(high), l = at(low), s = at(scale), first = at(c0), second = at(c1);
+      for (int m = 0; m < M; ++m)
+        at.put(d[m], at(g[m]) * (s * rows.weight[m]) - first - ((at(v[m]) - h) - l) * second);
+    });
+    for (int m = 0; m < M; ++m) {
+      keep_real(tile, m, d[m]);
+      write(d[m], size, to[m]);
+    }
   }
 };
 

@@ -30,18 +30,22 @@ template <> struct Lanes<double> {
 template <class R> struct Lanes { using Vector = R; using Count = R; };
 #endif
 
-// What a term is computed from, at an index: of one element, or of a register full.
+// What lies at an index: one element, or a register full.
 template <class R> struct One {
+  using Value = R;
   i64 i;
-  R operator()(const R* p) const { return p[i]; }
+  Value operator()(const R* p) const { return p[i]; }
+  void put(R* p, Value v) const { p[i] = v; }
 };
 template <class R> struct Several {
+  using Value = typename Lanes<R>::Vector;
   i64 i;
-  typename Lanes<R>::Vector operator()(const R* p) const {
-    typename Lanes<R>::Vector v;
+  Value operator()(const R* p) const {
+    Value v;
     std::memcpy(&v, p + i, sizeof(v));
     return v;
   }
+  void put(R* p, Value v) const { std::memcpy(p + i, &v, sizeof(v)); }
 };
 
 #ifdef __GNUC__
@@ -90,6 +94,40 @@ template <int K, class R, class F> inline void reduce(i64 n, R (&sums)[K], F f) 
       i = n;
     }
     for (int k = 0; k < K; ++k) sums[k] = across<R>(even[k] + odd[k]);
+  }
+#endif
+  for (; i < n; ++i) {
+    R terms[K];
+    f(One<R>{i}, terms);
+    for (int k = 0; k < K; ++k) sums[k] += terms[k];
+  }
+}
+
+// f(at) at each of n indices once, a register at a time and the last few one by one. What is
+// captured by value stays in registers; what is captured by reference is read again each time.
+template <class R, class F> inline void walk(i64 n, F f) {
+  i64 i = 0;
+#ifdef __GNUC__
+  constexpr i64 N = sizeof(typename Lanes<R>::Vector) / sizeof(R);
+  for (; i + N <= n; i += N) f(Several<R>{i});
+#endif
+  for (; i < n; ++i) f(One<R>{i});
+}
+
+// The same, and the sums of K terms on the way: those of many, each a chain of its own.
+template <int K, class R, class F> inline void walk(i64 n, R (&sums)[K], F f) {
+  for (int k = 0; k < K; ++k) sums[k] = R(0);
+  i64 i = 0;
+#ifdef __GNUC__
+  using Vector = typename Lanes<R>::Vector;
+  constexpr i64 N = sizeof(Vector) / sizeof(R);
+  if (n >= N) {
+    Vector totals[K] = {}, terms[K];
+    for (; i + N <= n; i += N) {
+      f(Several<R>{i}, terms);
+      for (int k = 0; k < K; ++k) totals[k] += terms[k];
+    }
+    for (int k = 0; k < K; ++k) sums[k] = across<R>(totals[k]);
   }
 #endif
   for (; i < n; ++i) {
