@@ -48,16 +48,8 @@ template <class S> class Columns {
     i64 operator[](int m) const { return first + m * apart; }
     static constexpr int size = M;
   };
-  template <int M> struct Read {
-    const R* rows[M];
-    const R*& operator[](int m) { return rows[m]; }
-    const R* operator[](int m) const { return rows[m]; }
-  };
-  template <int M> struct Written {
-    R* rows[M];
-    R*& operator[](int m) { return rows[m]; }
-    R* operator[](int m) const { return rows[m]; }
-  };
+  template <int M> using Read = Several<const R*, M>;
+  template <int M> using Written = Several<R*, M>;
 
  public:
   template <class Call>

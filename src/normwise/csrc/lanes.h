@@ -30,6 +30,13 @@ template <> struct Lanes<double> {
 template <class R> struct Lanes { using Vector = R; using Count = R; };
 #endif
 
+// M of a kind, in registers where they can be.
+template <class T, int M> struct Several {
+  T all[M];
+  T& operator[](int m) { return all[m]; }
+  const T& operator[](int m) const { return all[m]; }
+};
+
 // What lies at an index: one element, or a register full.
 template <class R> struct One {
   using Value = R;
@@ -37,7 +44,7 @@ template <class R> struct One {
   Value operator()(const R* p) const { return p[i]; }
   void put(R* p, Value v) const { p[i] = v; }
 };
-template <class R> struct Several {
+template <class R> struct Full {
   using Value = typename Lanes<R>::Vector;
   i64 i;
   Value operator()(const R* p) const {
@@ -65,7 +72,7 @@ template <class R, class Vector> inline R across(const Vector& v) {
 #endif
 
 // Sums of K terms over n indices; f(at, terms) computes the terms from at(pointer).
-template <int K, class R, class F> inline void reduce(i64 n, R (&sums)[K], F f) {
+template <int K, class R, class F> NORMWISE_INLINE void reduce(i64 n, R (&sums)[K], F f) {
   for (int k = 0; k < K; ++k) sums[k] = R(0);
   i64 i = 0;
 #ifdef __GNUC__
@@ -75,20 +82,20 @@ template <int K, class R, class F> inline void reduce(i64 n, R (&sums)[K], F f) 
   if (n >= N) {
     Vector even[K] = {}, odd[K] = {}, terms[K];
     for (; i + 2 * N <= n; i += 2 * N) {  // two chains of additions, as one waits for itself
-      f(Several<R>{i}, terms);
+      f(Full<R>{i}, terms);
       for (int k = 0; k < K; ++k) even[k] += terms[k];
-      f(Several<R>{i + N}, terms);
+      f(Full<R>{i + N}, terms);
       for (int k = 0; k < K; ++k) odd[k] += terms[k];
     }
     if (i + N <= n) {
-      f(Several<R>{i}, terms);
+      f(Full<R>{i}, terms);
       for (int k = 0; k < K; ++k) even[k] += terms[k];
       i += N;
     }
     if (i < n) {  // the last register once more, without what it has in common with the others
       Count place;
       for (int j = 0; j < N; ++j) place[j] = j;
-      f(Several<R>{n - N}, terms);
+      f(Full<R>{n - N}, terms);
       const Count fresh = place >= decltype(place[0] + 0)(N - (n - i));
       for (int k = 0; k < K; ++k) odd[k] += fresh ? terms[k] : Vector{};
       i = n;
@@ -105,17 +112,17 @@ template <int K, class R, class F> inline void reduce(i64 n, R (&sums)[K], F f) 
 
 // f(at) at each of n indices once, a register at a time and the last few one by one. What is
 // captured by value stays in registers; what is captured by reference is read again each time.
-template <class R, class F> inline void walk(i64 n, F f) {
+template <class R, class F> NORMWISE_INLINE void walk(i64 n, F f) {
   i64 i = 0;
 #ifdef __GNUC__
   constexpr i64 N = sizeof(typename Lanes<R>::Vector) / sizeof(R);
-  for (; i + N <= n; i += N) f(Several<R>{i});
+  for (; i + N <= n; i += N) f(Full<R>{i});
 #endif
   for (; i < n; ++i) f(One<R>{i});
 }
 
 // The same, and the sums of K terms on the way: those of many, each a chain of its own.
-template <int K, class R, class F> inline void walk(i64 n, R (&sums)[K], F f) {
+template <int K, class R, class F> NORMWISE_INLINE void walk(i64 n, R (&sums)[K], F f) {
   for (int k = 0; k < K; ++k) sums[k] = R(0);
   i64 i = 0;
 #ifdef __GNUC__
@@ -124,7 +131,7 @@ template <int K, class R, class F> inline void walk(i64 n, R (&sums)[K], F f) {
   if (n >= N) {
     Vector totals[K] = {}, terms[K];
     for (; i + N <= n; i += N) {
-      f(Several<R>{i}, terms);
+      f(Full<R>{i}, terms);
       for (int k = 0; k < K; ++k) totals[k] += terms[k];
     }
     for (int k = 0; k < K; ++k) sums[k] = across<R>(totals[k]);

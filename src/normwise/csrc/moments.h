@@ -9,7 +9,7 @@ constexpr i64 FLUSH = 64;    // rows that are summed in R before they are added 
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-template <class R> inline R sum(const R* x, i64 n) {
+template <class R> NORMWISE_INLINE R sum(const R* x, i64 n) {
   R total[1];
   reduce(n, total, [=](auto at, auto* term) { term[0] = at(x); });
   return total[0];
@@ -18,7 +18,7 @@ template <class R> inline R sum(const R* x, i64 n) {
 template <class R> struct Pair { R first, second; };
 
 // The sums of x - m and of its squares, of all elements or of those where `real` is 1.
-template <class R> inline Pair<R> deviations(const R* x, i64 n, R m) {
+template <class R> NORMWISE_INLINE Pair<R> deviations(const R* x, i64 n, R m) {
   R sums[2];
   reduce(n, sums, [=](auto at, auto* terms) {
     const auto d = at(x) - m;
@@ -27,7 +27,7 @@ template <class R> inline Pair<R> deviations(const R* x, i64 n, R m) {
   });
   return {sums[0], sums[1]};
 }
-template <class R> inline Pair<R> deviations(const R* x, const R* real, i64 n, R m) {
+template <class R> NORMWISE_INLINE Pair<R> deviations(const R* x, const R* real, i64 n, R m) {
   R sums[2];
   reduce(n, sums, [=](auto at, auto* terms) {
     const auto d = (at(x) - m) * at(real);

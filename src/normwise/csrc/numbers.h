@@ -3,6 +3,13 @@
 #include "call.h"
 #include <cstring>
 
+// For what is called for every few numbers: a call, and arguments in memory, would cost more.
+#ifdef __GNUC__
+#define NORMWISE_INLINE inline __attribute__((always_inline))
+#else
+#define NORMWISE_INLINE inline
+#endif
+
 namespace normwise { namespace NORMWISE_ISA {
 
 struct bfloat16 { std::uint16_t bits; };

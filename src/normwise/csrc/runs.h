@@ -11,17 +11,31 @@ namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 CACHE = 1 << 20;  // bytes that stay in a core's second cache between two passes
 
+constexpr int RUNS = 4;     // that are worked on at a time where weights lie along them
+constexpr i64 STRIP = 260;  // runs among which these are taken, far from each other
+constexpr int SHORT = 16;   // runs that are measured before they are applied: no one waits long
+
 template <class S> class Runs {
   using R = typename Wide<S>::type;
 
-  // One block of a run, read: x, and which of its elements are real, if not all are.
+  // n neighbours from q on, of M runs: k, k + apart, ...
   struct Block {
-    const R* x;
-    const R* real;
+    i64 o, a, k, p, q, n, apart;
+  };
+  template <int M> struct Among {
+    i64 apart;
+    static constexpr int size = M;
+  };
+  template <int M> using Read = Several<const R*, M>;
+  template <int M> using Written = Several<R*, M>;
+  template <int M> using Statistics = Several<Standard<R>, M>;
+
+  struct alignas(LINE) Line {
+    R at[BLOCK];
   };
   struct Buffers {
-    alignas(LINE) R x[BLOCK], real[BLOCK], z[BLOCK], g[BLOCK], residual[BLOCK];
-    i64 pending = 0;  // rows whose share in the gradient of weight and bias is not yet flushed
+    Line x[RUNS], z[RUNS], g[RUNS], real, residual;
+    i64 pending = 0;  // runs whose share in the gradient of weight and bias is not yet flushed
   };
 
   const Form& form;
@@ -42,44 +56,70 @@ template <class S> class Runs {
     R* moments = static_cast<R*>(call.moments);
     if (form.given) {
       each_element([&](i64 o, i64 k, Share part, Buffers& buffers) {
-        apply(o, k, part, recall<R>(form, call, nullptr, statistic(o, k)), y, buffers);
+        const Statistics<1> by{{recall<R>(form, call, nullptr, statistic(o, k))}};
+        each_block(o, k, part, 0, [&](Block b) { apply(b, by, y, buffers); });
       });
       return;
     }
     if (is_short()) {
-      each_statistic([&](i64 o, i64 k, Share part, bool, Buffers& buffers) {
-        apply(o, k, part, measure_short(o, k, moments, buffers), y, buffers);
+      each_strip([&](i64 o, i64 k, i64 n, Buffers& buffers) {
+        Several<Standard<R>, SHORT> by;
+        for (i64 i = 0; i < n; ++i) by[i] = measure_short(o, k + i, moments, buffers);
+        const Share all{0, elements_each()};
+        for (i64 i = 0; i < n; ++i) {
+          each_block(o, k + i, all, 0, [&](Block b) { apply(b, {{by[i]}}, y, buffers); });
+        }
       });
       return;
     }
-    Scratch<Moments<R>> partial(one_thread_each() ? 0 : form.O * form.K * threads);
-    each_statistic([&](i64 o, i64 k, Share part, bool alone, Buffers& buffers) {
-      Moments<R> own = measure(o, k, part, buffers);
+    const bool alone = one_thread_each();
+    Scratch<Moments<R>> partial(alone ? 0 : form.O * form.K * threads);
+    each_statistic([&](i64 o, i64 k, Share part, Buffers& buffers) {
+      Moments<R> own;
+      each_block(o, k, part, 0, [&](Block b) {
+        const R* v = read_blocks<1>(b, buffers)[0];
+        own.add(v, mask ? buffers.real.at : nullptr, b.n, form.centres);
+      });
       if (!alone) own = together(own, partial + (o * form.K + k) * threads);
       if (moments && (alone || thread_number() == 0))
         store(own, moments + statistic(o, k), form.statistics, mask != nullptr);
-      apply(o, k, part, standard(own, form.eps), y, buffers);
+      const Statistics<1> by{{standard(own, form.eps)}};
+      each_block(o, k, part, 0, [&](Block b) { apply(b, by, y, buffers); });
     });
   }
 
   void backward(const Backward& call) {
     const AffineGradient<R> gradient(form, call, threads);
-    Scratch<Pair<double>> partial(one_thread_each() ? 0 : form.O * form.K * threads);
-    each_statistic([&](i64 o, i64 k, Share part, bool alone, Buffers& buffers) {
-      const Standard<R> by = recall<R>(form, call, call.moments, statistic(o, k));
-      Pair<double> sums{0, 0};
-      double count = double(form.A * form.P * form.Q);
-      if (!form.given || gradient.wanted) sums = project(o, k, part, by, call, gradient, buffers);
-      if (form.given) {
-        sums = {0, 0};
-      } else {
-        if (!alone) sums = together(sums, partial + (o * form.K + k) * threads);
-        if (mask) count = double(static_cast<const R*>(call.moments)[
-            3 * form.statistics + statistic(o, k)]);
+    const bool alone = one_thread_each();
+    Scratch<Pair<double>> partial(alone ? 0 : form.O * form.K * threads);
+    each_statistics(gradient.wanted, [&](i64 o, i64 k, Share part, auto among, Buffers& buffers) {
+      constexpr int M = among.size;
+      Statistics<M> by;
+      Several<Pair<double>, M> sums;
+      for (int m = 0; m < M; ++m) {
+        by[m] = recall<R>(form, call, call.moments, statistic(o, k + m * among.apart));
+        sums[m] = {0, 0};
       }
-      if (call.dx || call.dresidual)
-        descend(o, k, part, by, call, R(form.centres ? sums.first / count : 0),
-                R(sums.second / count), buffers);
+      if (!form.given || gradient.wanted) {
+        if (gradient.wanted && form.weight.q && (buffers.pending += M) > FLUSH) {
+          gradient.flush(thread_number());
+          buffers.pending = M;
+        }
+        each_block(o, k, part, among.apart, [&](Block b) {
+          project<M>(b, by, call, gradient, sums, buffers);
+        });
+      }
+      Several<Pair<R>, M> means;
+      for (int m = 0; m < M; ++m) {
+        double count = double(elements_each());
+        if (!alone && !form.given) sums[m] = together(sums[m], partial + (o * form.K + k) * threads);
+        if (mask && !form.given) count = double(static_cast<const R*>(call.moments)[
+            3 * form.statistics + statistic(o, k)]);
+        means[m] = {form.centres && !form.given ? R(sums[m].first / count) : R(0),
+                    form.given ? R(0) : R(sums[m].second / count)};
+      }
+      if (!call.dx && !call.dresidual) return;
+      each_block(o, k, part, among.apart, [&](Block b) { descend<M>(b, by, call, means, buffers); });
     });
     gradient.finish();
   }
@@ -100,9 +140,35 @@ template <class S> class Runs {
     return neighbours && !mask && elements_each() <= BLOCK && one_thread_each();
   }
 
-  // f(o, k, part, alone) for every statistic: by one thread alone, or by all, each a part of it.
+  // f(o, k, n, buffers) for all statistics, n from k on at a time, each by one thread alone.
+  template <class F> void each_strip(F f) {
+    const i64 most = 4 * BLOCK / elements_each() + 1;  // so that x stays in the first cache
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      Buffers buffers;
+      const Share mine = share(form.O * form.K, thread_number(), team_size());
+      for (i64 s = mine.begin; s < mine.end;) {
+        const i64 o = s / form.K, k = s % form.K;
+        const i64 n = least(least(least(SHORT, most), form.K - k), mine.end - s);
+        f(o, k, n, buffers);
+        s += n;
+      }
+    }
+  }
+
+  // f(o, k, part, buffers) for every statistic: by one thread alone, or by all, each a part of it.
   template <class F> void each_statistic(F f) {
-    const bool alone = one_thread_each();
+    each_statistics(false, [&](i64 o, i64 k, Share part, auto, Buffers& buffers) {
+      f(o, k, part, buffers);
+    });
+  }
+
+  // f(o, k, part, among, buffers) likewise, for several at a time where `shared` and the same
+  // weights lie along several runs: so that their gradients are read and written once for all.
+  template <class F> void each_statistics(bool shared, F f) {
+    const bool alone = one_thread_each(), one_run = form.A == 1 && form.P == 1 && !mask;
+    const bool few = elements_each() * i64(2 * RUNS * sizeof(S)) <= CACHE;
+    const bool several = shared && alone && one_run && few && form.weight.q && !form.weight.k;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       Buffers buffers;
@@ -111,13 +177,13 @@ template <class S> class Runs {
       const Share mine = alone ? share(statistics, me, all) : Share{0, statistics};
       const Share part =
           alone ? Share{0, elements_each()} : share(elements_each(), me, all, 64 / sizeof(S));
-      i64 o = mine.begin / form.K, k = mine.begin % form.K;
-      for (i64 s = mine.begin; s < mine.end; ++s) {
-        f(o, k, part, alone, buffers);
-        if (++k == form.K) {
-          k = 0;
-          ++o;
-        }
+      for (i64 s = mine.begin; s < mine.end;) {
+        const i64 o = s / form.K, k = s % form.K;
+        const i64 strip = least(least(STRIP, form.K - k), mine.end - s);
+        const i64 apart = several ? strip / RUNS : 0;
+        for (i64 i = 0; i < apart; ++i) f(o, k + i, part, Among<RUNS>{apart}, buffers);
+        for (i64 i = RUNS * apart; i < strip; ++i) f(o, k + i, part, Among<1>{0}, buffers);
+        s += strip;
       }
     }
   }
@@ -137,6 +203,12 @@ template <class S> class Runs {
         at += end - begin;
       }
     }
+  }
+
+  template <class F> void each_block(i64 o, i64 k, Share part, i64 apart, F f) const {
+    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
+      f(Block{o, a, k, p, q, n, apart});
+    });
   }
 
   // The moments of all threads' parts, merged in their order by each of them.
@@ -160,34 +232,42 @@ template <class S> class Runs {
 
   i64 statistic(i64 o, i64 k) const { return o * form.statistic_o + k * form.statistic_k; }
 
-  // -- one statistic's elements ----------------------------------------------
+  // -- blocks ----------------------------------------------------------------
 
-  Block read_block(i64 o, i64 a, i64 k, i64 p, i64 q, i64 n, Buffers& buffers) const {
-    const S* from = x + form.x.at(o, a, k, p) + q;
-    if (!mask) return {read(from, n, buffers.x), nullptr};
-    const std::uint8_t* m = mask + form.mask.at(o, a, k, p) + q * form.mask.q;
+  i64 at_x(Block b, int m) const { return form.x.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q; }
+  i64 at_y(Block b, int m) const { return form.y.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q; }
+  i64 at_weight(Block b, int m) const {
+    return form.weight.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q * form.weight.q;
+  }
+
+  // x; with a mask, which of it is real goes to buffers.real, and what is not reads as 0.
+  template <int M> NORMWISE_INLINE Read<M> read_blocks(Block b, Buffers& buffers) const {
+    Read<M> v;
+    for (int m = 0; m < M; ++m) v[m] = read(x + at_x(b, m), b.n, buffers.x[m].at);
+    if (!mask) return v;
+    const std::uint8_t* marks = mask + form.mask.at(b.o, b.a, b.k, b.p) + b.q * form.mask.q;
     const i64 step = form.mask.q;
+    R *real = buffers.real.at, *to = buffers.x[0].at;
+    const R* from = v[0];
 #pragma omp simd
-    for (i64 i = 0; i < n; ++i) buffers.real[i] = m[i * step] ? R(1) : R(0);
-    const R* wide = read(from, n, buffers.x);
+    for (i64 i = 0; i < b.n; ++i) real[i] = marks[i * step] ? R(1) : R(0);
 #pragma omp simd
-    for (i64 i = 0; i < n; ++i) buffers.x[i] = buffers.real[i] != R(0) ? wide[i] : R(0);
-    return {buffers.x, buffers.real};
+    for (i64 i = 0; i < b.n; ++i) to[i] = real[i] != R(0) ? from[i] : R(0);
+    v[0] = to;
+    return v;
   }
 
-  Moments<R> measure(i64 o, i64 k, Share part, Buffers& buffers) const {
-    Moments<R> own;
-    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
-      const Block block = read_block(o, a, k, p, q, n, buffers);
-      own.add(block.x, block.real, n, form.centres);
-    });
-    return own;
+  NORMWISE_INLINE void keep_real(Block b, R* z, const Buffers& buffers) const {
+    if (!mask) return;
+    const R* real = buffers.real.at;
+#pragma omp simd
+    for (i64 i = 0; i < b.n; ++i) z[i] = real[i] != R(0) ? z[i] : R(0);
   }
 
-  // The same for one block: its mean, and what is left of it, are the mean in two numbers.
-  Standard<R> measure_short(i64 o, i64 k, R* moments, Buffers& buffers) const {
+  // The mean of a short run, and what is left of it, are the mean in two numbers.
+  NORMWISE_INLINE Standard<R> measure_short(i64 o, i64 k, R* moments, Buffers& buffers) const {
     const i64 n = elements_each();
-    const R* v = read(x + form.x.at(o, 0, k, 0), n, buffers.x);
+    const R* v = read_blocks<1>({o, 0, k, 0, 0, n, 0}, buffers)[0];
     const R per = R(1) / R(n), mean = form.centres ? sum(v, n) * per : R(0);
     const Pair<R> d = deviations(v, n, mean);
     const R rest = form.centres ? d.first * per : R(0);
@@ -202,156 +282,167 @@ template <class S> class Runs {
   }
 
   // z = (x - mean) / deviation * weight + bias + residual, before the activation.
-  void standardise(i64 o, i64 a, i64 k, i64 p, i64 q, i64 n, const R* from, Standard<R> by, R* z,
-                   Buffers& buffers) const {
-    const i64 at = form.weight.at(o, a, k, p) + q * form.weight.q;
-    const R high = by.high, low = by.low, rate = by.rate;
+  template <int M>
+  NORMWISE_INLINE void standardise(Block b, Read<M> v, const Statistics<M>& by, Written<M> z, Buffers& buffers) const {
     if (affine.weight && form.weight.q) {
-      const R *w = affine.weight + at, *b = affine.bias + at;
-#pragma omp simd
-      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - high) - low) * rate * w[i] + b[i];
+      const R *weight = affine.weight + at_weight(b, 0), *bias = affine.bias + at_weight(b, 0);
+      walk<R>(b.n, [=](auto at) {
+        const auto w = at(weight), c = at(bias);
+        for (int m = 0; m < M; ++m)
+          at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * by[m].rate * w + c);
+      });
     } else {
-      const R w = affine.weight ? rate * affine.weight[at] : rate;
-      const R b = affine.weight ? affine.bias[at] : R(0);
-#pragma omp simd
-      for (i64 i = 0; i < n; ++i) z[i] = ((from[i] - high) - low) * w + b;
+      Several<R, M> scale, bias;
+      for (int m = 0; m < M; ++m) {
+        const i64 at = at_weight(b, m);
+        scale[m] = affine.weight ? by[m].rate * affine.weight[at] : by[m].rate;
+        bias[m] = affine.weight ? affine.bias[at] : R(0);
+      }
+      walk<R>(b.n, [=](auto at) {
+        for (int m = 0; m < M; ++m)
+          at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * scale[m] + bias[m]);
+      });
     }
-    if (residual) {
-      const R* more = read(residual + form.y.at(o, a, k, p) + q, n, buffers.residual);
-#pragma omp simd
-      for (i64 i = 0; i < n; ++i) z[i] += more[i];
+    for (int m = 0; m < M && residual; ++m) {
+      const R* more = read(residual + at_y(b, m), b.n, buffers.residual.at);
+      walk<R>(b.n, [=](auto at) { at.put(z[m], at(z[m]) + at(more)); });
     }
   }
 
-  void apply(i64 o, i64 k, Share part, Standard<R> by, S* y, Buffers& buffers) const {
-    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
-      const Block block = read_block(o, a, k, p, q, n, buffers);
-      S* to = y + form.y.at(o, a, k, p) + q;
-      R* z = place(to, buffers.z);
-      standardise(o, a, k, p, q, n, block.x, by, z, buffers);
-      activate(form.activation, z, n);
-      if (block.real) {
-#pragma omp simd
-        for (i64 i = 0; i < n; ++i) z[i] = block.real[i] != R(0) ? z[i] : R(0);
-      }
-      write(z, n, to);
-    });
+  NORMWISE_INLINE void apply(Block b, const Statistics<1>& by, S* y, Buffers& buffers) const {
+    S* to = y + at_y(b, 0);
+    R* z = place(to, buffers.z[0].at);
+    standardise<1>(b, read_blocks<1>(b, buffers), by, {{z}}, buffers);
+    activate(form.activation, z, b.n);
+    keep_real(b, z, buffers);
+    write(z, b.n, to);
   }
 
   // The gradient of z, the activation's and the mask's share in it taken.
-  const R* read_gradient(i64 o, i64 a, i64 k, i64 p, i64 q, i64 n, const Block& block,
-                         Standard<R> by, const S* from, Buffers& buffers) const {
-    const R* g = read(from + form.y.at(o, a, k, p) + q, n, buffers.g);
-    if (form.activation == Activation::none && !block.real) return g;
-    if (g != buffers.g) std::memcpy(buffers.g, g, n * sizeof(R));
-    if (form.activation != Activation::none) {
-      standardise(o, a, k, p, q, n, block.x, by, buffers.z, buffers);
-      chain(form.activation, buffers.z, buffers.g, n);
+  template <int M>
+  NORMWISE_INLINE Read<M> read_gradients(Block b, Read<M> v, const Statistics<M>& by, const S* from,
+                         Buffers& buffers) const {
+    Read<M> g;
+    for (int m = 0; m < M; ++m) g[m] = read(from + at_y(b, m), b.n, buffers.g[m].at);
+    if (form.activation == Activation::none && !mask) return g;
+    Written<M> z;
+    for (int m = 0; m < M; ++m) z[m] = buffers.z[m].at;
+    if (form.activation != Activation::none) standardise<M>(b, v, by, z, buffers);
+    for (int m = 0; m < M; ++m) {
+      R* to = buffers.g[m].at;
+      if (g[m] != to) std::memcpy(to, g[m], b.n * sizeof(R));
+      chain(form.activation, z[m], to, b.n);
+      keep_real(b, to, buffers);
+      g[m] = to;
     }
-    if (block.real) {
-#pragma omp simd
-      for (i64 i = 0; i < n; ++i) buffers.g[i] = block.real[i] != R(0) ? buffers.g[i] : R(0);
-    }
-    return buffers.g;
+    return g;
   }
 
-  // The sums over the statistic of g * weight and of g * weight * xhat; and, on the way, those
+  // Adds the sums over the block of g * weight and of g * weight * xhat; and, on the way, those
   // for the gradients of weight and bias.
-  Pair<double> project(i64 o, i64 k, Share part, Standard<R> by, const Backward& call,
-                       const AffineGradient<R>& gradient, Buffers& buffers) const {
-    Pair<double> sums{0, 0};
+  template <int M>
+  NORMWISE_INLINE void project(Block b, const Statistics<M>& by, const Backward& call, const AffineGradient<R>& gradient,
+               Several<Pair<double>, M>& sums, Buffers& buffers) const {
     const int me = thread_number();
-    if (gradient.wanted && form.weight.q && ++buffers.pending == FLUSH) {
-      gradient.flush(me);
-      buffers.pending = 0;
-    }
     const S* from = static_cast<const S*>(call.gradient);
-    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
-      const Block block = read_block(o, a, k, p, q, n, buffers);
-      const R* g = read_gradient(o, a, k, p, q, n, block, by, from, buffers);
-      const i64 at = form.weight.at(o, a, k, p) + q * form.weight.q;
-      const R* v = block.x;
-      if (affine.weight && form.weight.q) {
-        const R* w = affine.weight + at;
-        R s[2];
-        reduce(n, s, [=](auto at, auto* terms) {
-          const auto t = at(g) * at(w);
-          terms[0] = t;
-          terms[1] = t * (((at(v) - by.high) - by.low) * by.rate);
-        });
-        if (gradient.wanted) {
-          R *dw = gradient.weight_part(me) + at, *db = gradient.bias_part(me) + at;
-          const R high = by.high, low = by.low, rate = by.rate;  // here, or loops stay scalar
-#pragma omp simd
-          for (i64 i = 0; i < n; ++i) {
-            dw[i] += g[i] * (((v[i] - high) - low) * rate);
-            db[i] += g[i];
+    const Read<M> v = read_blocks<M>(b, buffers);
+    const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
+    R s[2 * M];
+    if (affine.weight && form.weight.q) {
+      const i64 here = at_weight(b, 0);
+      const R* weight = affine.weight + here;
+      if (!gradient.wanted) {
+        walk(b.n, s, [=](auto at, auto* terms) {
+          const auto w = at(weight);
+          for (int m = 0; m < M; ++m) {
+            terms[m] = at(g[m]) * w;
+            terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
           }
-        }
-        sums.first += s[0];
-        sums.second += s[1];
+        });
       } else {
-        const Pair<R> d = products(g, v, n, by);
-        const double w = affine.weight ? double(affine.weight[at]) : 1.;
-        sums.first += w * d.first;
-        sums.second += w * d.second;
+        R *dw = gradient.weight_part(me) + here, *db = gradient.bias_part(me) + here;
+        walk(b.n, s, [=](auto at, auto* terms) {
+          const auto w = at(weight);
+          auto first = at(db), second = at(dw);
+          for (int m = 0; m < M; ++m) {
+            const auto plain = at(g[m]);
+            const auto along = plain * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+            first += plain;
+            second += along;
+            terms[m] = plain * w;
+            terms[M + m] = along * w;
+          }
+          at.put(db, first);
+          at.put(dw, second);
+        });
+      }
+    } else {
+      walk(b.n, s, [=](auto at, auto* terms) {
+        for (int m = 0; m < M; ++m) {
+          terms[m] = at(g[m]);
+          terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+        }
+      });
+    }
+    for (int m = 0; m < M; ++m) {
+      double w = 1;
+      if (!form.weight.q) {
+        const i64 at = at_weight(b, m);
+        if (affine.weight) w = double(affine.weight[at]);
         if (gradient.wanted) {
-          gradient.weight(me)[at] += d.second;
-          gradient.bias(me)[at] += d.first;
+          gradient.bias(me)[at] += s[m];
+          gradient.weight(me)[at] += s[M + m];
         }
       }
-    });
-    return sums;
-  }
-
-  // The sums of g and of g * xhat.
-  static Pair<R> products(const R* g, const R* v, i64 n, Standard<R> by) {
-    R s[2];
-    reduce(n, s, [=](auto at, auto* terms) {
-      const auto t = at(g);
-      terms[0] = t;
-      terms[1] = t * (((at(v) - by.high) - by.low) * by.rate);
-    });
-    return {s[0], s[1]};
+      sums[m].first += w * s[m];
+      sums[m].second += w * s[M + m];
+    }
   }
 
   // dx = (g * weight - mean(g * weight) - xhat * mean(g * weight * xhat)) / deviation
-  void descend(i64 o, i64 k, Share part, Standard<R> by, const Backward& call, R first, R second,
+  template <int M>
+  NORMWISE_INLINE void descend(Block b, const Statistics<M>& by, const Backward& call, const Several<Pair<R>, M>& means,
                Buffers& buffers) const {
+    const Read<M> v = read_blocks<M>(b, buffers);
     const S* from = static_cast<const S*>(call.gradient);
-    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
-      const Block block = read_block(o, a, k, p, q, n, buffers);
-      const R* g = read_gradient(o, a, k, p, q, n, block, by, from, buffers);
-      const i64 there = form.y.at(o, a, k, p) + q;
-      if (call.dresidual) {
-        S* to = static_cast<S*>(call.dresidual) + there;
-        R* d = place(to, buffers.residual);
-        std::memcpy(d, g, n * sizeof(R));
-        write(d, n, to);
-      }
-      if (!call.dx) return;
-      S* to = static_cast<S*>(call.dx) + there;
-      R* d = place(to, buffers.z);
-      const R* v = block.x;
-      const i64 at = form.weight.at(o, a, k, p) + q * form.weight.q;
-      const R high = by.high, low = by.low, rate = by.rate;
-      const R c0 = rate * first, c1 = rate * rate * second;
-      if (affine.weight && form.weight.q) {
-        const R* w = affine.weight + at;
-#pragma omp simd
-        for (i64 i = 0; i < n; ++i)
-          d[i] = g[i] * w[i] * rate - c0 - ((v[i] - high) - low) * c1;
-      } else {
-        const R w = affine.weight ? rate * affine.weight[at] : rate;
-#pragma omp simd
-        for (i64 i = 0; i < n; ++i) d[i] = g[i] * w - c0 - ((v[i] - high) - low) * c1;
-      }
-      if (block.real) {
-#pragma omp simd
-        for (i64 i = 0; i < n; ++i) d[i] = block.real[i] != R(0) ? d[i] : R(0);
-      }
-      write(d, n, to);
-    });
+    const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
+    for (int m = 0; m < M && call.dresidual; ++m) {
+      S* to = static_cast<S*>(call.dresidual) + at_y(b, m);
+      R* d = place(to, buffers.residual.at);
+      std::memcpy(d, g[m], b.n * sizeof(R));
+      write(d, b.n, to);
+    }
+    if (!call.dx) return;
+    S* dx = static_cast<S*>(call.dx);
+    Written<M> d;
+    Several<R, M> scale, c0, c1;
+    const bool along = affine.weight && form.weight.q;
+    for (int m = 0; m < M; ++m) {
+      d[m] = place(dx + at_y(b, m), buffers.z[m].at);
+      const R rate = by[m].rate;
+      scale[m] = affine.weight && !along ? rate * affine.weight[at_weight(b, m)] : rate;
+      c0[m] = rate * means[m].first;
+      c1[m] = rate * rate * means[m].second;
+    }
+    if (along) {
+      const R* weight = affine.weight + at_weight(b, 0);
+      walk<R>(b.n, [=](auto at) {
+        const auto w = at(weight);
+        for (int m = 0; m < M; ++m)
+          at.put(d[m], at(g[m]) * w * scale[m] - c0[m] -
+                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
+      });
+    } else {
+      walk<R>(b.n, [=](auto at) {
+        for (int m = 0; m < M; ++m)
+          at.put(d[m], at(g[m]) * scale[m] - c0[m] -
+                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
+      });
+    }
+    for (int m = 0; m < M; ++m) {
+      keep_real(b, d[m], buffers);
+      write(d[m], b.n, dx + at_y(b, m));
+    }
   }
 };
 

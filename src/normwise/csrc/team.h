@@ -1,6 +1,6 @@
 // Who works on what: threads and their scratch memory.
 #pragma once
-#include "call.h"
+#include "numbers.h"
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -59,7 +59,7 @@ template <class T> class Scratch {
 
 // Calls f(a, p, q, n) for blocks of at most `most` elements of [begin, end), which counts the
 // elements of one statistic in the order a, p, q; a block lies within one run along q.
-template <class F> inline void blocks(const Form& form, i64 begin, i64 end, i64 most, F f) {
+template <class F> NORMWISE_INLINE void blocks(const Form& form, i64 begin, i64 end, i64 most, F f) {
   if (end <= form.Q) {  // within the first run: most often there is one
     for (; begin < end; begin += most) f(0, 0, begin, end - begin < most ? end - begin : most);
     return;
