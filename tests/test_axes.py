@@ -68,7 +68,8 @@ WRONG_PARTS = [
     ("text", "rank", "splits", "averaged", "samples", "remembered", "features"), FITS
 )
 def test_a_pattern_laid_over_a_tensor(text, rank, splits, averaged, samples, remembered, features):
-    fitted = Fitted(rank, splits, averaged, samples, remembered, features)
+    dimensions = len(averaged) + len(samples) + len(remembered)
+    fitted = Fitted(rank, dimensions, splits, averaged, samples, remembered, features)
     assert parse(text).fit(rank) == fitted
 
 

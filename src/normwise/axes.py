@@ -46,6 +46,7 @@ class Fitted:
     """
 
     rank: int
+    split_rank: int
     splits: tuple[tuple[int, tuple[str, ...]], ...]  # composite dimensions of x, last one first
     averaged: tuple[int, ...]  # dimensions of the split tensor that statistics average over
     samples: tuple[int, ...]  # dimensions of the split tensor that are n and kept
@@ -198,6 +199,7 @@ def _fit(pattern: Pattern, rank: int) -> Fitted:
     kept = [(i, axis) for i, axis in enumerate(split) if not axis.averaged]
     return Fitted(
         rank=rank,
+        split_rank=len(split),
         splits=tuple(
             (i, tuple(axis.name for axis in dimension))
             for i, dimension in reversed(list(enumerate(dimensions)))
@@ -243,12 +245,22 @@ def trailing(count: int) -> Pattern:
     return _TRAILING.get(count) or _trailing(count)
 
 
+def trailing_scheme(count: int, centres: bool = True) -> Scheme:
+    """Layer norm over the last `count` dimensions or, where it does not centre, RMS norm."""
+    return _TRAILING_SCHEMES.get((count, centres)) or Scheme(trailing(count), centres=centres)
+
+
 def _trailing(count: int) -> Pattern:
     names = "c" if count == 1 else " ".join(f"c{i + 1}" for i in range(count))
     return parse(f"... [{names}]")
 
 
 _TRAILING: Mapping[int, Pattern] = {count: _trailing(count) for count in _RANKS}
+_TRAILING_SCHEMES: Mapping[tuple[int, bool], Scheme] = {
+    (count, centres): Scheme(_TRAILING[count], centres=centres)
+    for count in _RANKS
+    for centres in (True, False)
+}
 
 SCHEMES: Mapping[str, Scheme] = {
     "batch": Scheme(parse("[n] c [...]"), remembers=True),

@@ -162,13 +162,12 @@ def _count(moments: Moments) -> Tensor:
 
 def recall(remembered: Remembered, fitted: Fitted) -> Moments:
     """The remembered statistics as moments that fit the split tensor."""
-    positions = dict(fitted.remembered)
-    splits = fitted.rank + sum(len(names) - 1 for _, names in fitted.splits)
-    sizes = iter(remembered.var.shape)
-    shape = [next(sizes) if i in positions else 1 for i in range(splits)]
-    var = remembered.var.reshape(shape)
-    shift = var.new_zeros(()) if remembered.mean is None else remembered.mean.reshape(shape)
-    return Moments(shift, var.new_zeros(()), var, 0, kept=True)
+    shape = [1] * fitted.split_rank
+    for (i, _), size in zip(fitted.remembered, remembered.var.shape, strict=True):
+        shape[i] = size
+    var, zero = remembered.var.reshape(shape), remembered.var.new_zeros(())
+    shift = zero if remembered.mean is None else remembered.mean.reshape(shape)
+    return Moments(shift, zero, var, 0, kept=True)
 
 
 def _over_samples(statistic: Tensor, seen: Tensor, fitted: Fitted) -> Tensor:

@@ -315,7 +315,6 @@ def test_a_level_that_shifts_costs_no_digits(case, share, threads):
     check(case, inputs)
 
 
-
 @of_a_few
 @pytest.mark.parametrize("of_weight", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("alone", [None, "weight", "bias"])

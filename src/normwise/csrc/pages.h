@@ -12,7 +12,7 @@ namespace normwise {
 // Memory that has its pages already keeps them.
 inline void want_large_pages(void* result, i64 bytes) {
 #ifdef MADV_HUGEPAGE
-  constexpr i64 WORTHWHILE = 4 << 20;  // at least one large page lies within, wherever it starts
+  constexpr i64 WORTHWHILE = 32 << 20;  // from here glibc has memory mapped anew for each tensor
   constexpr std::uintptr_t SMALL = 4096;
   if (!result || bytes < WORTHWHILE) return;
   const auto begin = (reinterpret_cast<std::uintptr_t>(result) + SMALL - 1) / SMALL * SMALL;

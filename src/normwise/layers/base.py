@@ -58,7 +58,7 @@ class Normalization(torch.nn.Module):
         """The sizes of x along the dimensions that weight and bias run along."""
         unbatched = self._is_unbatched(x)
         features = self.scheme.pattern.fit(x.dim() + unbatched).features
-        return tuple(x.shape[i - unbatched] for i in features)
+        return tuple([x.shape[i - unbatched] for i in features])
 
     @property
     def is_sized(self) -> bool:
@@ -168,12 +168,17 @@ class Normalization(torch.nn.Module):
     def check_input(self, x: Tensor) -> None:
         """Refuse what the layer cannot take, before anything is changed."""
         check_floating(x, self._name())
-        if self.dim is not None:
-            ranks = {self.dim + 2, *[2] * self.takes_flat, *[self.dim + 1] * self.takes_unbatched}
-            if x.dim() not in ranks:
-                raise NormError(
-                    f"{self._name()} takes {self._layout()}, received {describe(x)}{self._hint(x)}"
-                )
+        rank, dim = x.dim(), self.dim
+        fits = (
+            dim is None
+            or rank == dim + 2
+            or (rank == 2 and self.takes_flat)
+            or (rank == dim + 1 and self.takes_unbatched)
+        )
+        if not fits:
+            raise NormError(
+                f"{self._name()} takes {self._layout()}, received {describe(x)}{self._hint(x)}"
+            )
         try:
             expected, here = self.feature_shape, self.features_of(x)
         except NormError as error:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from normwise.axes import SCHEMES, Scheme, trailing
+from normwise.axes import SCHEMES, Scheme, trailing_scheme
 from normwise.checks import check_activation
 from normwise.layers.base import Normalization, checked_shape
 from normwise.layers.lazy import Lazy, make_lazy
@@ -52,7 +52,7 @@ class LayerNorm(Normalization, torch.nn.LayerNorm):
 
     @property  # where the others have an attribute: the row depends on the shape
     def scheme(self) -> Scheme:  # type: ignore[override]
-        return Scheme(trailing(len(self.normalized_shape)))
+        return trailing_scheme(len(self.normalized_shape))
 
 
 class RMSNorm(Normalization, torch.nn.RMSNorm):
@@ -96,7 +96,7 @@ class RMSNorm(Normalization, torch.nn.RMSNorm):
 
     @property  # where the others have an attribute: the row depends on the shape
     def scheme(self) -> Scheme:  # type: ignore[override]
-        return Scheme(trailing(len(self.normalized_shape)), centres=False)
+        return trailing_scheme(len(self.normalized_shape), centres=False)
 
 
 class _ChannelLayer(LayerNorm):

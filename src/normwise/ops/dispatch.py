@@ -20,7 +20,7 @@ from normwise.running import Remembered, Running
 
 # Elements below which torch.compile makes better code of the formula, joined with what is around
 # it, than a call of the kernels: benchmarks/thresholds.py.
-COMPILED = 65_536
+COMPILED = 1 << 22
 
 
 @dataclass(frozen=True)

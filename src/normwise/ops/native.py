@@ -18,7 +18,7 @@ NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16:
 _ACTIVATIONS = [None, *ACTIVATIONS]  # in the order of csrc/call.h
 
 # Elements below which a second thread costs more than it brings: benchmarks/thresholds.py.
-ONE_THREAD = 65_536
+ONE_THREAD = 16_384
 
 
 @cache
@@ -276,6 +276,8 @@ def _like(y: Tensor, other: Tensor) -> Tensor:
 def ready(statistic: Tensor, x: Tensor) -> Tensor:
     """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if statistic.dtype == wide and statistic.is_contiguous() and not statistic.requires_grad:
+        return statistic
     return statistic.detach().to(wide).contiguous()
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from normwise import layers
-from normwise.axes import SCHEMES, Scheme, trailing
+from normwise.axes import SCHEMES, Scheme, trailing_scheme
 from normwise.catalogue import catalogue
 from normwise.checks import divisors
 from normwise.errors import NormError, describe
@@ -351,8 +351,8 @@ def _formulas(
         return partial(_normalized, scheme=scheme, **keywords)
 
     if dim == 0:
-        yield "layer", row(Scheme(trailing(1)))
-        yield "rms", row(Scheme(trailing(1), centres=False))
+        yield "layer", row(trailing_scheme(1))
+        yield "rms", row(trailing_scheme(1, centres=False))
         return
     mean, var = (getattr(module, name, None) for name in _STATISTICS)
     if isinstance(mean, Tensor) and isinstance(var, Tensor):
