@@ -16,7 +16,7 @@ from normwise.errors import NormError
 
 OUTCOMES = [
     Outcome("as-is", 0, 0.1 + 0.2, None, [{"epoch": 1, "loss": 0.1, "score": 1 / 3}], 1.5),
-    Outcome("group:8", 0, None, "diverged: the loss was nan in epoch 1", [], 0.25),
+    Outcome("group:8", 0, None, "diverged: the loss was nan in epoch 1", [], 0.25, kind="failed"),
     Outcome("group:8", 7, -1e-300, None, [], 0.0),
 ]
 COST = Cost(0.001, 12.5, 3.25, 306)

@@ -40,7 +40,7 @@ def test_it_says_what_is_tried_now(shown):
     shown.watch(Trial("rms", 0, True), 0)
     shown.watch(Trial("as-is", 1, False), 1)
     assert drawn(shown)[2] == "now rms, seed 0; as-is, seed 1, epoch 1 of 2"
-    shown.add(Outcome("rms", 0, None, "diverged"))
+    shown.add(Outcome("rms", 0, None, "diverged", kind="failed"))
     shown.add(Outcome("as-is", 1, 0.75, None))
     shown.say("timing")
     head, _, now, _, *rows = drawn(shown)

@@ -1,5 +1,6 @@
 """One trial: paired with its sisters, repeatable, and an outcome whatever happens in it."""
 
+import contextlib
 import math
 import random
 
@@ -199,7 +200,7 @@ def untouched(generators):
 )
 def test_a_failure_is_an_outcome_with_its_reason(options, reason, untouched):
     outcome = run_trial(tiny.a_task(**untouched | options), "none", 0, keep_weights=True)
-    assert (outcome.score, outcome.weights) == (None, None)
+    assert (outcome.score, outcome.weights, outcome.kind) == (None, None, "failed")
     assert outcome.reason == reason
 
 
@@ -261,6 +262,49 @@ def test_a_trial_keeps_its_curve_and_its_weights():
     model.load_state_dict(outcome.weights)
     x, y = tiny.waves(40, seed=2)
     assert (model.eval()(x).argmax(1) == y).double().mean() == outcome.score
+
+
+def reporting(scores):
+    """A loop that reports these, lets nothing stop it that it can catch, and returns the last."""
+
+    def run(model, seed, report):
+        for step, score in enumerate(scores, start=1):
+            with contextlib.suppress(Exception):
+                report(step, score)
+        return scores[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("scores", "higher", "floors", "epochs", "reason"),
+    [
+        ([0.5, 0.6, 0.7], True, {}, 3, None),
+        ([0.5, 0.6, 0.7], True, {1: 0.5, 3: 0.7}, 3, None),
+        ([0.5, 0.6, 0.7], True, {2: 0.65}, 2, "stopped in epoch 2: 0.6 is worse than 0.65"),
+        (
+            [0.5, 0.6, 0.7],
+            False,
+            {1: 0.6, 2: 0.59},
+            2,
+            "stopped in epoch 2: 0.6 is worse than 0.59",
+        ),
+        ([0.5, math.nan, 0.7], True, {2: 0.9, 9: 0.9}, 3, None),
+    ],
+    ids=["no floors", "not worse", "below", "above, where less is better", "nothing to judge"],
+)
+def test_a_trial_stops_below_its_floor(scores, higher, floors, epochs, reason, untouched):
+    task = tiny.a_task(**untouched, run=reporting(scores), higher_is_better=higher)
+    outcome = run_trial(task, "rms", 0, floors=floors, keep_weights=True)
+    assert outcome.reason == reason
+    assert max(entry["epoch"] for entry in outcome.curve) == epochs
+    assert outcome.kind == ("stopped" if reason else "finished")
+    assert outcome.score == (None if reason else scores[-1])
+
+
+def test_a_trial_of_our_own_loop_stops_below_its_floor():
+    outcome = run_trial(tiny.a_task(epochs=9), "rms", 0, floors={2: 1.1})
+    assert (outcome.kind, outcome.score, len(outcome.curve)) == ("stopped", None, 2)
 
 
 def test_weights_are_kept_where_they_are_asked_for():

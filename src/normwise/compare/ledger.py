@@ -165,7 +165,15 @@ class Ledger:
                 "SELECT candidate, seed, score, reason, curve, seconds FROM trials ORDER BY rowid"
             ).fetchall()
             return [
-                Outcome(candidate, seed, score, reason, json.loads(curve), seconds)
+                Outcome(
+                    candidate,
+                    seed,
+                    score,
+                    reason,
+                    json.loads(curve),
+                    seconds,
+                    kind="failed" if score is None else "finished",
+                )
                 for candidate, seed, score, reason, curve, seconds in rows
             ]
 

@@ -3,10 +3,10 @@
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +21,16 @@ from normwise.surgery import swap
 AS_IS = "as-is"
 _OUT_OF_MEMORY = "out of memory"
 
+Kind = Literal["finished", "failed", "stopped"]
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended: with a score, or with the reason why there is none."""
+    """How a trial ended: with a score, or with the reason why there is none.
+
+    kind  finished: there is a score; failed: it raised, diverged, ran out of memory;
+          stopped: its learning curve fell behind, so the score was not waited for
+    """
 
     candidate: str
     seed: int
@@ -33,10 +39,15 @@ class Outcome:
     curve: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     weights: dict[str, Tensor] | None = None  # the trained state, where it was asked for
+    kind: Kind = "finished"
 
 
 class _DivergedError(Exception):
     pass
+
+
+class _StoppedError(BaseException):
+    """Passes through a loop of the user's own, which may catch every Exception."""
 
 
 def run_trial(
@@ -45,6 +56,7 @@ def run_trial(
     seed: int,
     *,
     keep_weights: bool = False,
+    floors: Mapping[int, float] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Train the task's model with a candidate in the place of its norms, and score it.
@@ -53,6 +65,7 @@ def run_trial(
     norms, the same batches in the same order, and the same draws of dropout. A
     trial that diverges or raises is an outcome with a reason.
 
+    floors       by epoch (or reported step): with a score worse than that, the trial stops
     on_progress  called with the number of each epoch (or reported step) as it ends
 
     Raises
@@ -64,8 +77,14 @@ def run_trial(
         curve.append(entry)
         if on_progress is not None:
             on_progress(int(entry["epoch"]))
+        floor = (floors or {}).get(int(entry["epoch"]))
+        if floor is not None and _is_worse(entry["score"], floor, task.higher_is_better):
+            raise _StoppedError(
+                f"stopped in epoch {entry['epoch']}: {entry['score']:.4g} is worse than {floor:.4g}"
+            )
 
     start = time.perf_counter()
+    kind: Kind = "failed"
     score, reason, weights = None, None, None
     with own_randomness(seed), threads(task.threads):
         try:
@@ -77,6 +96,9 @@ def run_trial(
                 score = _train(task, model, seed, add)
             if keep_weights:
                 weights = {key: value.cpu() for key, value in model.state_dict().items()}
+            kind = "finished"
+        except _StoppedError as stop:
+            kind, reason = "stopped", str(stop)
         except _DivergedError as error:
             reason = f"diverged: {error}"
         except (MemoryError, torch.OutOfMemoryError):
@@ -88,7 +110,11 @@ def run_trial(
             exhausted = "can't allocate memory" in str(error)
             reason = _OUT_OF_MEMORY if exhausted else one_line(error)
     seconds = time.perf_counter() - start
-    return Outcome(candidate, seed, score, reason, curve, seconds, weights)
+    return Outcome(candidate, seed, score, reason, curve, seconds, weights, kind)
+
+
+def _is_worse(score: float, other: float, higher_is_better: bool) -> bool:
+    return score < other if higher_is_better else score > other
 
 
 def candidate_model(task: Task, candidate: str, seed: int) -> torch.nn.Module:
