@@ -9,8 +9,8 @@ from rich.console import Console
 
 import tiny
 from normwise.compare import progress
-from normwise.compare.engine import Trial
 from normwise.compare.progress import Progress
+from normwise.compare.schedule import Trial
 from normwise.compare.trial import Outcome
 
 

@@ -11,10 +11,11 @@ import torch
 
 from normwise.catalogue import catalogue, parse_candidate
 from normwise.compare.cost import measure_costs
-from normwise.compare.engine import Trial, run_here, run_in_workers
+from normwise.compare.engine import run_here, run_in_workers
 from normwise.compare.ledger import Ledger, discard
 from normwise.compare.progress import Progress
 from normwise.compare.randomness import own_randomness
+from normwise.compare.schedule import Grid
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
@@ -147,22 +148,17 @@ def compare(
         discard(folder)
     with Ledger(folder) as ledger:
         ledger.claim(fingerprint)
-        done = {(outcome.candidate, outcome.seed) for outcome in ledger.outcomes()}
-        trials = [
-            Trial(name, seed, keep_weights=seed == FIRST_SEED)
-            for seed in range(seeds)
-            for name in names
-            if (name, seed) not in done
-        ]
+        schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=FIRST_SEED)
         with Progress(task, names, seeds, ledger.outcomes(), enabled=progress) as shown:
             outcomes = (
-                run_here(task, trials, shown.watch)
+                run_here(task, schedule, shown.watch)
                 if workers == 1
-                else run_in_workers(task, trials, shown.watch, workers)
+                else run_in_workers(task, schedule, shown.watch, workers)
             )
             for outcome in outcomes:
                 _keep_weights(folder, outcome)
                 ledger.add(outcome)
+                schedule.add(outcome)
                 shown.add(outcome)
             shown.say("timing the candidates side by side")
             _keep_costs(task, names, ledger)

@@ -11,27 +11,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import NamedTuple
 
+from normwise.compare.schedule import Schedule, Trial
 from normwise.compare.task import TASK_MODULE, Task
 from normwise.compare.trial import Outcome, run_trial
 from normwise.errors import NormError
 
-
-class Trial(NamedTuple):
-    """One trial to run; `keep_weights` asks for the trained model's state."""
-
-    candidate: str
-    seed: int
-    keep_weights: bool
-
-
 Watch = Callable[[Trial, int], None]  # a trial under way, and the epochs it has behind it
 
 
-def run_here(task: Task, trials: list[Trial], watch: Watch) -> Iterator[Outcome]:
+def run_here(task: Task, schedule: Schedule, watch: Watch) -> Iterator[Outcome]:
     """Run trials one after the other in this process."""
-    for trial in trials:
+    while (trial := schedule.next()) is not None:
         watch(trial, 0)
         yield run_trial(
             task,
@@ -43,9 +34,7 @@ def run_here(task: Task, trials: list[Trial], watch: Watch) -> Iterator[Outcome]
         )
 
 
-def run_in_workers(
-    task: Task, trials: list[Trial], watch: Watch, workers: int
-) -> Iterator[Outcome]:
+def run_in_workers(task: Task, schedule: Schedule, watch: Watch, workers: int) -> Iterator[Outcome]:
     """Run trials in `workers` processes.
 
     Raises
@@ -69,15 +58,15 @@ def run_in_workers(
         initializer=_begin,
         initargs=(packed,),
     )
-    waiting = list(reversed(trials))
     running: dict[Future[bytes], Trial] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                trial = waiting.pop()
+        while True:
+            while len(running) < workers and (trial := schedule.next()) is not None:
                 watch(trial, 0)
                 with _interrupts_held():
                     running[pool.submit(_work, trial)] = trial
+            if not running:
+                return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             # What was finished is handed on before an error ends the run.
             for future in sorted(done, key=lambda future: future.exception() is not None):

@@ -6,7 +6,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from normwise.compare.engine import Trial
+from normwise.compare.schedule import Trial
 from normwise.compare.task import Task
 from normwise.compare.trial import Outcome
 
