@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 import normwise as nw
-from normwise.compare.table import WIDTH, build_table
+from normwise.compare.report.table import WIDTH, build_table
 
 IMAGES = Path(__file__).parent / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

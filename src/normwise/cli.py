@@ -168,7 +168,7 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from normwise.compare.table import WIDTH, build_table
+    from normwise.compare.report.table import WIDTH, build_table
 
     results = comparison.results
     console = Console(highlight=False)

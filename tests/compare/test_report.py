@@ -13,81 +13,18 @@ import matplotlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_results import a_candidate, a_failure, the_results
 
-from normwise.compare import words
-from normwise.compare.drawing import PAINTS, draw_inline
-from normwise.compare.layout import window
-from normwise.compare.outcome import VERDICTS, read_outcome
-from normwise.compare.report import render_report, write_report
+from normwise.compare.report import render_report, words, write_report
+from normwise.compare.report.drawing import LIGHT, Plot
+from normwise.compare.report.layout import window
+from normwise.compare.report.reading import VERDICTS, read_results
 from normwise.errors import NormError
 
+ALT = ("title", "desc")
+ALL = ["scores", "differences", "score", "loss", "inference", "train", "peak"]
+UNPAIRED = [plot for plot in ALL if plot != "differences"]
 VOID = {"meta", "br", "hr", "img", "input", "link", "use", "path", "rect"}
-
-
-def a_candidate(name, verdict, shift, seeds=3, **fields):
-    """One that learns for four epochs to 0.9 + shift, a little different with each seed."""
-    scores = {str(seed): 0.9 + shift + 0.004 * seed for seed in range(seeds)}
-    mean = sum(scores.values()) / seeds
-    candidate = {
-        "name": name,
-        "scores": scores,
-        "mean": mean,
-        "interval": [mean - 0.01, mean + 0.01],
-        "verdict": verdict,
-        "more_seeds": 7 if verdict == "undecided" else None,
-        "train_s_per_step": 0.004 + shift / 10,
-        "inference_us_per_sample": 50.0 + 100 * shift,
-        "peak_memory_mb": 120.5,
-        "parameters": 12345,
-        "failed": [],
-        "changes": [f"blocks.0.norm: BatchNorm1d(64) → {name}"],
-        "curves": {
-            seed: [
-                {"epoch": e, "loss": 2.0 / e**3, "score": score * (1 - 0.5**e)}
-                for e in (1, 2, 3, 4)
-            ]
-            for seed, score in scores.items()
-        },
-    }
-    if verdict != "baseline":
-        span = [shift - 0.003, shift + 0.003]
-        candidate["difference"] = {"mean": shift, "interval": span, "p_adjusted": 0.0321}
-    return {**candidate, **fields}
-
-
-def a_failure(name):
-    reasons = [{"seed": seed, "reason": f"diverged in epoch {seed}"} for seed in range(3)]
-    gaps = dict.fromkeys(("mean", "interval", "train_s_per_step", "inference_us_per_sample"))
-    curves = {"0": [{"epoch": 1, "loss": math.nan, "score": 0.1}], "1": []}
-    candidate = a_candidate(name, "failed", 0.0, failed=reasons, **gaps)
-    del candidate["difference"]
-    return {**candidate, "scores": {}, "curves": curves}
-
-
-def the_results(*candidates, **fields):
-    candidates = candidates or (
-        a_candidate("as-is", "baseline", 0.0, changes=[]),
-        a_candidate("batch", "better", 0.02),
-        a_candidate("group:8", "equivalent", 0.001),
-        a_candidate("rms", "undecided", 0.004),
-        a_candidate("none", "worse", -0.5),
-        a_failure("renorm"),
-    )
-    return {
-        "normwise": "0.1.0",
-        "torch": "2.13.0",
-        "machine": {"processor": "a processor", "cores": 2, "device": "cpu"},
-        "task": {"name": "japanese-vowels", "settings": {"epochs": "20", "batch_size": "8"}},
-        "baseline": "as-is",
-        "seeds": [0, 1, 2],
-        "metric": {"name": "accuracy", "higher_is_better": True},
-        "equivalent_within": 0.003,
-        "command": "normwise compare japanese-vowels --seeds 3",
-        "finished": "2026-11-22 03:10 UTC",
-        "candidates": list(candidates),
-        "recommendation": {"candidate": "batch", "verdict": "better", "why": "It learns more."},
-        **fields,
-    }
 
 
 class Page(HTMLParser):
@@ -174,7 +111,7 @@ def test_lower_is_better_turns_the_order_and_the_arrows():
         "1 undecided and 1 without a finished trial.",
         "needs about 7 more seeds",
         "15 finished, 3 failed",
-        "+0.020<small>+0.017 to +0.023</small><small>p = 0.032</small>",
+        "+0.020<small>+0.017 to +0.023</small><small>p = 0.032, effect +2.0</small>",
         "−0.500",
         "4.00",
         "12\N{NARROW NO-BREAK SPACE}345",
@@ -201,12 +138,15 @@ def test_headings_step_down_one_at_a_time_and_the_language_is_given(page):
 
 def test_each_plot_is_a_captioned_figure_that_says_what_it_shows(text, page):
     plots = drawings(text)
-    assert list(plots) == ["scores", "differences", "score", "loss", "cost"]
+    assert list(plots) == ALL
     assert len(page.all("figure")) == len(page.all("figcaption")) == len(plots)
-    for svg in plots.values():
+    for name, svg in plots.items():
         assert svg.get("role") == "img"
-        assert svg.get("aria-label") in page.text_in("figcaption")
-    assert plots["differences"].get("aria-label") == (
+        assert svg.get("aria-labelledby").split() == [svg.find(tag).get("id") for tag in ALT]
+        assert svg.find("title").get("id").startswith(f"{name}-")
+        assert svg.findtext("title") in page.text_in("b")
+        assert svg.findtext("desc") in page.text_in("figcaption")
+    assert plots["differences"].findtext("desc") == (
         "Better: batch (+0.020). Equivalent: group:8 (+0.001). Undecided: rms (+0.004). "
         "Worse: none (−0.500)."
     )
@@ -218,14 +158,14 @@ def test_plots_name_all_they_show(text):
     assert named <= set(texts_of(plots["scores"]))
     assert named - {"as-is", "renorm"} <= set(texts_of(plots["differences"]))
     assert "▲ batch" in texts_of(plots["score"])
-    assert {"batch", "as-is"} <= set(texts_of(plots["cost"]))
+    assert {"batch", "as-is"} <= set(texts_of(plots["inference"]))
 
 
 def test_a_mean_far_off_is_written_at_the_edge_instead_of_widening_the_axis(text):
     plots = drawings(text)
     assert "◂ 0.404" in texts_of(plots["scores"])
     assert "◂ −0.500" in texts_of(plots["differences"])
-    assert "none ▾ 0.404" in texts_of(plots["cost"])
+    assert "none ▾ 0.404" in texts_of(plots["inference"])
 
 
 def test_the_page_asks_for_nothing_outside_itself(text, page):
@@ -251,7 +191,7 @@ def test_plots_take_every_colour_from_the_page(text):
     for svg in re.findall(r"<svg.*?</svg>", text, re.S):
         assert re.findall(r"(?:fill|stroke): #\w+", svg) == []
         for role in re.findall(r"var\(--([\w-]+)\)", svg):
-            assert role in PAINTS
+            assert role in LIGHT
             assert text.count(f"--{role}: #") == 2, "one for light, one for dark"
 
 
@@ -299,11 +239,11 @@ def test_names_are_shown_and_never_obeyed(name):
 @settings(max_examples=25)  # each draws a figure
 @given(st.text(st.characters(exclude_categories=()), max_size=30))
 def test_any_text_can_be_drawn(name):
-    outcome = read_outcome(the_results(command=name))
-    label = words.shorten(outcome.command, 20)
-    svg = ElementTree.fromstring(
-        draw_inline("any", outcome.command, 1.0, lambda figure: figure.suptitle(label))
-    )
+    read = read_results(the_results(command=name))
+    label = words.shorten(read.command, 20)
+    plot = Plot("any", label, read.command, "", 1.0, lambda figure: figure.suptitle(label))
+    svg = ElementTree.fromstring(plot.svg())
+    assert svg.findtext("desc").split() == read.command.split()
     assert "".join(texts_of(svg)) == label
 
 
@@ -328,16 +268,19 @@ ONE_SEED = [
 @pytest.mark.parametrize(
     ("results", "plots"),
     [
-        (without("candidates", "interval"), ["scores", "differences", "score", "loss", "cost"]),
-        (without("candidates", "difference"), ["scores", "score", "loss", "cost"]),
-        (without("candidates", "curves"), ["scores", "differences", "cost"]),
-        (without("candidates", "parameters"), ["scores", "differences", "score", "loss", "cost"]),
-        (without("equivalent_within"), ["scores", "differences", "score", "loss", "cost"]),
-        (without("machine"), ["scores", "differences", "score", "loss", "cost"]),
-        (without("recommendation"), ["scores", "differences", "score", "loss", "cost"]),
-        (the_results(*ONE_SEED, seeds=[0]), ["scores", "differences", "score", "loss", "cost"]),
+        (without("candidates", "interval"), ALL),
+        (without("candidates", "difference"), UNPAIRED),
+        (without("candidates", "curves"), [p for p in ALL if p not in ("score", "loss")]),
+        (without("candidates", "parameters"), ALL),
+        (without("equivalent_within"), ALL),
+        (without("machine"), ALL),
+        (without("recommendation"), ALL),
+        (the_results(*ONE_SEED, seeds=[0]), ALL),
         (the_results(a_failure("as-is"), a_failure("batch")), ["score"]),
-        (the_results(a_candidate("as-is", "baseline", 0.0)), ["scores", "score", "loss", "cost"]),
+        (
+            the_results(a_candidate("as-is", "baseline", 0.0)),
+            UNPAIRED,
+        ),
     ],
     ids=[
         "no intervals",
@@ -361,15 +304,16 @@ def test_gaps_leave_gaps(results, plots):
     assert repr(results) == repr(untouched)
 
 
-def test_without_inference_times_the_cost_is_that_of_training():
-    text = render_report(without("candidates", "inference_us_per_sample"))
-    assert "training, ms per step" in texts_of(drawings(text)["cost"])
+def test_a_cost_that_was_not_measured_has_no_plot():
+    plots = drawings(render_report(without("candidates", "inference_us_per_sample")))
+    assert list(plots) == [p for p in ALL if p != "inference"]
+    assert "training, ms per step" in texts_of(plots["train"])
 
 
 def test_curves_of_a_users_own_loop_have_no_loss_and_may_differ_in_length():
     curves = {"0": [{"epoch": 5, "score": 0.5}], "1": [{"epoch": k, "score": 0.6} for k in (5, 6)]}
     text = render_report(the_results(a_candidate("as-is", "baseline", 0.0, curves=curves)))
-    assert list(drawings(text)) == ["scores", "score", "cost"]
+    assert list(drawings(text)) == [p for p in ALL if p not in ("differences", "loss")]
     assert "as-is ends at 0.550 after epoch 5." in text
 
 
@@ -377,7 +321,7 @@ def test_numbers_out_of_all_bounds_count_as_missing():
     curves = {"0": [{"epoch": e, "loss": loss, "score": 0.5} for e, loss in ((1, 2), (2, 1e300))]}
     wild = a_candidate("wild", "worse", -0.2, curves=curves, inference_us_per_sample=math.inf)
     text = render_report(the_results(a_candidate("as-is", "baseline", 0.0), wild))
-    assert "wild" not in texts_of(drawings(text)["cost"])
+    assert "wild" not in texts_of(drawings(text)["inference"])
 
 
 def test_the_mean_curve_is_that_of_finished_trials_as_far_as_all_go():
@@ -387,7 +331,7 @@ def test_the_mean_curve_is_that_of_finished_trials_as_far_as_all_go():
         for seed, length in lengths.items()
     }
     entry = a_candidate("as-is", "baseline", 0.0, scores={"0": 1.0, "1": 2.0}, curves=curves)
-    (candidate,) = read_outcome(the_results(entry)).candidates
+    (candidate,) = read_results(the_results(entry)).candidates
     assert candidate.mean_curve("score") == {1: 1.5, 2: 2.5}
     assert candidate.mean_curve("loss") == {}
 

@@ -1,9 +1,9 @@
 """The table: 80 columns, whatever the names and numbers; the best first."""
 
 import pytest
-from test_report import a_candidate, a_failure, the_results
+from made_results import a_candidate, a_failure, the_results
 
-from normwise.compare.table import render_table
+from normwise.compare.report.table import render_table
 
 LONG = "batch:momentum=0.0125,eps=0.001,affine=False"
 

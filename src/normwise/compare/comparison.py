@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def table(self) -> str:
-        from normwise.compare.table import render_table
+        from normwise.compare.report.table import render_table
 
         return render_table(self.results)
 

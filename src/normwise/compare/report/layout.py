@@ -10,8 +10,11 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from normwise.compare import words
-from normwise.compare.drawing import PAINTS
+from normwise.compare.report import words
+from normwise.compare.report.drawing import MARKS, paint
+from normwise.compare.report.reading import Candidate
+
+PANELS_PER_ROW = 3
 
 # Where a label may stand: points off, then to the right or left, then up or down.
 _PLACES = [
@@ -19,6 +22,32 @@ _PLACES = [
     for distance in (8, 14, 22, 32, 44)
     for across, up in ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
 ]
+
+
+def panels(figure: Figure, count: int, across: str) -> list[Axes]:
+    """So many small axes in rows of three, which share one scale, named below by `across`."""
+    columns = min(PANELS_PER_ROW, count)
+    rows = -(-count // columns)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for spare in axes[count:]:
+        spare.remove()
+    for number, panel in enumerate(axes[:count]):
+        panel.tick_params(labelbottom=number + columns >= count)
+        panel.grid(axis="y")
+    figure.supxlabel(across, fontsize=9, color=paint("muted"))
+    return axes[:count]
+
+
+def panels_height(count: int) -> float:
+    """Inches that so many panels take."""
+    return 0.45 + 1.15 * -(-count // PANELS_PER_ROW)
+
+
+def name_panel(axes: Axes, candidate: Candidate) -> None:
+    """Sign and name of the candidate that a panel is about, in its verdict's colour."""
+    title = f"{MARKS[candidate.verdict].sign} {words.shorten(candidate.name, 14)}"
+    axes.set_title(title, color=paint(candidate.verdict), loc="left")
 
 
 def window(values: Sequence[float], keep: Sequence[float]) -> tuple[float, float]:
@@ -78,7 +107,7 @@ def label_points(
         "fontsize": 9,
         "verticalalignment": "center",
     }
-    line = {"arrowstyle": "-", "color": PAINTS["muted"], "linewidth": 0.5, "shrinkB": 4}
+    line = {"arrowstyle": "-", "color": paint("muted"), "linewidth": 0.5, "shrinkB": 4}
     for x, y, name in points:
         label = axes.annotate(name, (x, y), xytext=(0, 0), **off)
         label.set_in_layout(False)

@@ -25,26 +25,45 @@ _LARGEST = 1e100
 
 @dataclass(frozen=True)
 class Cost:
-    """Something a candidate costs: its key in the results, its name, the unit to show it in."""
+    """Something a candidate costs: its key in the results, its name, the unit to show it in.
+
+    `compiled` is the key of the same with torch.compile; `drawn` says that it is plotted
+    against quality.
+    """
 
     key: str
     heading: str
     unit: str
     factor: int = 1
     whole: bool = False
+    drawn: bool = False
+    compiled: str = ""
 
 
 COSTS = (
-    Cost("train_s_per_step", "Training", "ms per step", factor=1000),
-    Cost("inference_us_per_sample", "Inference", "µs per sample"),
-    Cost("peak_memory_mb", "Peak memory", "MB"),
+    Cost(
+        "inference_us_per_sample",
+        "Inference",
+        "µs per sample",
+        drawn=True,
+        compiled="inference_compiled_us_per_sample",
+    ),
+    Cost(
+        "train_s_per_step",
+        "Training",
+        "ms per step",
+        factor=1000,
+        drawn=True,
+        compiled="train_compiled_s_per_step",
+    ),
+    Cost("peak_memory_mb", "Peak memory", "MB", drawn=True),
     Cost("parameters", "Parameters", "", whole=True),
 )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval, which is None where one seed is all there is."""
+    """A mean and its interval, which is None where one seed is all there is."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -64,11 +83,37 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a look at the race showed of one candidate, and what became of it: `state`."""
+
+    seeds: int
+    difference: Estimate
+    state: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Race:
+    """How trials were saved: every look at every candidate, the first look first."""
+
+    looks: dict[str, tuple[Look, ...]]
+    ended: str
+    trials: int | None
+    grid: int | None
+
+    def of(self, name: str) -> tuple[Look, ...]:
+        """The looks at one candidate; none at the baseline."""
+        return self.looks.get(name, ())
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One normalization, all of its trials, and what they say.
 
     `score` is None if no trial finished; `difference` is None for the baseline
     too. `costs` holds what was measured, by key and in the unit of `COSTS`.
+    `dropped` is after how many seeds it left the race and why, `stopped` maps the seeds
+    whose trial was given up for its learning curve to the epoch.
     `curves` holds, for each quantity ("score", "loss") and seed, the value after
     each epoch.
     """
@@ -80,6 +125,10 @@ class Candidate:
     difference: Estimate | None
     p_adjusted: float | None
     more_seeds: int | None
+    probability_best: float | None
+    effect: float | None
+    dropped: tuple[int, str] | None
+    stopped: dict[str, int]
     costs: dict[str, float]
     failures: tuple[Failure, ...]
     changes: tuple[str, ...]
@@ -98,7 +147,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Results:
     """A whole comparison. `candidates` are in order of their mean, the best first."""
 
     task: str
@@ -107,6 +156,9 @@ class Outcome:
     higher_is_better: bool
     equivalent_within: float | None
     seeds: tuple[str, ...]
+    confidence: float
+    errors: dict[str, float]
+    race: Race | None
     candidates: tuple[Candidate, ...]
     recommended: str | None
     why: str
@@ -120,6 +172,11 @@ class Outcome:
     def compared(self) -> tuple[Candidate, ...]:
         """Everything except the baseline."""
         return tuple(c for c in self.candidates if c.name != self.baseline)
+
+    @property
+    def level(self) -> str:
+        """The confidence of its intervals, as "95 %"."""
+        return f"{100 * self.confidence:g} %"
 
     @property
     def decimals(self) -> int:
@@ -138,7 +195,7 @@ class Outcome:
         return next((c for c in self.candidates if c.name == name), None)
 
 
-def read_outcome(results: Mapping[str, Any]) -> Outcome:
+def read_results(results: Mapping[str, Any]) -> Results:
     """Check and tidy a results dictionary as it is written to results.json.
 
     Numbers that are nan, infinite or next to it count as missing, and characters that no
@@ -160,13 +217,16 @@ def read_outcome(results: Mapping[str, Any]) -> Outcome:
             "hand in what normwise wrote to results.json"
         ) from missing
     recommendation = tidy.get("recommendation") or {}
-    return Outcome(
+    return Results(
         task=task_name,
         baseline=baseline,
         metric=metric_name,
         higher_is_better=higher,
         equivalent_within=tidy.get("equivalent_within"),
         seeds=tuple(str(seed) for seed in seeds),
+        confidence=tidy.get("confidence") or 0.95,
+        errors={key: rate for key, rate in (tidy.get("errors") or {}).items() if rate is not None},
+        race=_read_race(tidy.get("race")),
         candidates=_ranked(candidates, higher),
         recommended=recommendation.get("candidate"),
         why=recommendation.get("why") or "",
@@ -179,7 +239,7 @@ def read_outcome(results: Mapping[str, Any]) -> Outcome:
 
 
 def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
-    difference = entry.get("difference") or {}
+    difference, dropped = entry.get("difference") or {}, entry.get("dropped")
     if entry["verdict"] not in VERDICTS:
         raise NormError(
             f"candidate {entry['name']!r} has the verdict {entry['verdict']!r}; "
@@ -193,10 +253,37 @@ def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
         difference=_estimate(difference),
         p_adjusted=difference.get("p_adjusted"),
         more_seeds=entry.get("more_seeds"),
-        costs={c.key: c.factor * entry[c.key] for c in COSTS if entry.get(c.key) is not None},
+        probability_best=entry.get("probability_best"),
+        effect=entry.get("effect"),
+        dropped=(dropped["after"], dropped["why"]) if dropped else None,
+        stopped={str(s["seed"]): s["epoch"] for s in entry.get("stopped") or ()},
+        costs={
+            key: c.factor * entry[key]
+            for c in COSTS
+            for key in (c.key, c.compiled)
+            if entry.get(key) is not None
+        },
         failures=tuple(Failure(str(f["seed"]), f["reason"]) for f in entry.get("failed") or ()),
         changes=tuple(entry.get("changes") or ()),
         curves={q: _curves(entry.get("curves") or {}, q) for q in ("score", "loss")},
+    )
+
+
+def _read_race(race: Mapping[str, Any] | None) -> Race | None:
+    if race is None:
+        return None
+    looks: dict[str, list[Look]] = {}
+    for look in race["looks"]:
+        for entry in look["candidates"]:
+            ends = {"mean": entry["mean_difference"], "interval": (entry["low"], entry["high"])}
+            if difference := _estimate(ends):
+                seen = Look(look["seeds"], difference, entry["state"], entry["why"] or "")
+                looks.setdefault(entry["name"], []).append(seen)
+    return Race(
+        {name: tuple(mine) for name, mine in looks.items()},
+        race.get("ended") or "",
+        race.get("trials"),
+        race.get("grid"),
     )
 
 

@@ -1,6 +1,7 @@
 """The learning curves, candidate by candidate."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,29 +9,44 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from normwise.compare import words
-from normwise.compare.drawing import MARKS, PAINTS
-from normwise.compare.layout import arrow_to, padded, scale_by_decades
-from normwise.compare.outcome import Candidate, Outcome
+from normwise.compare.report import words
+from normwise.compare.report.drawing import Plot, paint
+from normwise.compare.report.layout import (
+    arrow_to,
+    name_panel,
+    padded,
+    panels,
+    panels_height,
+    scale_by_decades,
+)
+from normwise.compare.report.reading import Candidate, Results
 
-PANELS_PER_ROW = 3
+
+def curves(results: Results, quantity: str) -> Plot | None:
+    """The "score" or the "loss" of each candidate by epoch."""
+    shown = [c for c in results.candidates if c.curves[quantity]]
+    if not shown:
+        return None
+    what = words.capital(results.metric) if quantity == "score" else "Training loss"
+    return Plot(
+        name=quantity,
+        title=f"{what} by epoch",
+        finding=words.curves_finding(results, quantity),
+        reading="One panel per candidate: thick its mean, and the value this ends at; thin its "
+        f"seeds; grey the means of the others; dashed {results.baseline}. "
+        "The axis leaves out the worst values, mostly the first epochs.",
+        height_inches=panels_height(len(shown)),
+        draw=partial(_draw_curves, results, shown, quantity),
+    )
 
 
-def draw_curves(
-    outcome: Outcome, shown: Sequence[Candidate], quantity: str, figure: Figure
+def _draw_curves(
+    results: Results, shown: Sequence[Candidate], quantity: str, figure: Figure
 ) -> None:
-    """One panel per candidate, all on the same axes."""
-    columns = min(PANELS_PER_ROW, len(shown))
-    rows = -(-len(shown) // columns)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    _scale_curves(panels[0, 0], shown, quantity, quantity == "score" and outcome.higher_is_better)
-    for number, axes in enumerate(panels.flat):
-        if number < len(shown):
-            _draw_panel(axes, shown[number], shown, quantity, outcome.baseline)
-            axes.tick_params(labelbottom=number + columns >= len(shown))
-        else:
-            axes.remove()
-    figure.supxlabel("epoch", fontsize=9, color=PAINTS["muted"])
+    axes = panels(figure, len(shown), "epoch")
+    _scale_curves(axes[0], shown, quantity, quantity == "score" and results.higher_is_better)
+    for panel, candidate in zip(axes, shown, strict=True):
+        _draw_panel(panel, candidate, shown, quantity, results.baseline)
 
 
 def _draw_panel(
@@ -39,18 +55,16 @@ def _draw_panel(
     """One candidate's curves in its colour before those of the others."""
     for other in shown:
         if other.name == baseline:
-            style = {"color": PAINTS["baseline"], "linewidth": 0.9, "linestyle": (0, (3, 2))}
+            style = {"color": paint("baseline"), "linewidth": 0.9, "linestyle": (0, (3, 2))}
             _draw_curve(axes, other.mean_curve(quantity), **style)
         elif other is not candidate:
-            _draw_curve(axes, other.mean_curve(quantity), color=PAINTS["rule"], linewidth=0.8)
-    colour = PAINTS[candidate.verdict]
+            _draw_curve(axes, other.mean_curve(quantity), color=paint("rule"), linewidth=0.8)
+    colour = paint(candidate.verdict)
     for by_epoch in candidate.curves[quantity].values():
         _draw_curve(axes, by_epoch, color=colour, linewidth=0.6, alpha=0.45)
     mean = candidate.mean_curve(quantity)
     _draw_curve(axes, mean, color=colour, linewidth=1.9)
-    name = words.shorten(candidate.name, 14)
-    axes.set_title(f"{MARKS[candidate.verdict].sign} {name}", color=colour, loc="left")
-    axes.grid(axis="y")
+    name_panel(axes, candidate)
     if mean:
         _write_end(axes, list(mean.values()), colour)
 
