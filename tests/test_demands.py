@@ -33,7 +33,9 @@ def seen(layer):
     """Where in x one element of the output changes with it."""
     x = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x.requires_grad_()
-    (gradient,) = torch.autograd.grad(layer(x)[ELEMENT], x)
+    result = layer(x)
+    y = result[0] if isinstance(result, tuple) else result  # a reversible norm's statistics, too
+    (gradient,) = torch.autograd.grad(y[ELEMENT], x)
     return gradient != 0
 
 

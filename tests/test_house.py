@@ -164,7 +164,7 @@ LAYERS = [
     for name in normwise.layers.__all__
     if inspect.isclass(getattr(normwise, name))
     and issubclass(getattr(normwise, name), torch.nn.Module)
-    and name not in ("Lazy", "Normalization")  # what layers are made of
+    and name not in ("Lazy", "Normalization", "Reversible")  # what layers are made of, or stand in
 ]
 
 

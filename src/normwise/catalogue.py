@@ -31,6 +31,8 @@ class Entry:
     defaults  what the class is given beside its number of features
     usual     whether a comparison tries it without being asked
     cumulative  whether a position counts itself and those before it, none after
+    reversible  whether its layer returns what it takes to go back, too, and so can stand
+              in a `Reversible` alone
     """
 
     name: str
@@ -42,6 +44,7 @@ class Entry:
     defaults: Mapping[str, Any] | None = None
     usual: bool = False
     cumulative: bool = False
+    reversible: bool = False
 
     @property
     def averages(self) -> str:
@@ -152,6 +155,14 @@ _ENTRIES = (
         "Luo and Mesgarani 2019, arXiv:1809.07454",
         _ranks("CausalNorm", (1,)),
         cumulative=True,
+    ),
+    Entry(
+        "reversible",
+        _rows("instance"),
+        "Forecasts of series whose level and scale drift; takes them off and puts them back.",
+        "Kim, Kim, Tae, Park, Choi and Choo 2022, OpenReview cGDAkQo1C0p",
+        {1: layers.ReversibleInstanceNorm},
+        reversible=True,
     ),
     Entry(
         "filter-response",

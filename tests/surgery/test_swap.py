@@ -10,7 +10,9 @@ import normwise as nw
 from normwise.catalogue import parse_candidate
 
 CANDIDATES = [
-    f"{name}:2" if entry.argument else name for name, entry in nw.catalogue().items()
+    f"{name}:2" if entry.argument else name
+    for name, entry in nw.catalogue().items()
+    if not entry.reversible
 ]  # every model here has even channel counts
 SHAPES = {1: (4, 4, 9), 2: (4, 4, 6, 5), 3: (4, 4, 4, 3, 3)}
 
@@ -496,3 +498,37 @@ def test_a_place_for_a_norm_in_a_model_without_convolutions(candidate):
     swapped = nw.swap(model, candidate)
     assert type(swapped[1]) is type(nw.make(candidate, 6))
     assert swapped(torch.randn(5, 4)).shape == (5, 2)
+
+
+# ── norms that return what it takes to go back, too ─────────────────────────────────────────
+
+
+def forecaster(norm):
+    return nw.Reversible(norm, nn.Sequential(nn.Linear(9, 4), nn.LayerNorm(4)))
+
+
+@pytest.mark.parametrize("candidate", ["none", "batch", "layer", "reversible"])
+def test_a_reversible_norm_and_any_other_stand_in_for_each_other(candidate):
+    x = x_of(1) + 100
+    model = forecaster(nw.ReversibleInstanceNorm(4))
+    swapped = nw.swap(model, candidate, where="norm")
+    assert swapped(x).shape == (4, 4, 4)
+    back = nw.swap(swapped, "reversible", where="norm")
+    assert torch.equal(back(x), model(x))
+    assert torch.equal(nw.undo(swapped)(x), model(x))
+
+
+def test_a_reversible_norm_takes_the_series_back_and_others_do_not():
+    x = x_of(1) + 100
+    for candidate, level in [("reversible:statistics=median-mad", 100), ("batch", 0)]:
+        y = nw.swap(forecaster(nw.Identity(4)), candidate, where="norm")(x)
+        assert (y - level).abs().max() < 10
+
+
+def test_where_statistics_go_nowhere_no_reversible_norm_is_put_or_taken():
+    alone = "returns its statistics, too; nw.Reversible(norm, model) takes any"
+    with pytest.raises(nw.NormError) as caught:
+        nw.swap(nn.Sequential(nn.Conv1d(4, 4, 1), nn.BatchNorm1d(4)), "reversible")
+    assert f"1: a reversible norm {alone}" in str(caught.value)
+    theirs = nn.Sequential(nw.ReversibleInstanceNorm(4), nn.BatchNorm1d(4))
+    assert nw.plan(theirs, "none").skipped == (("0", f"it {alone}"),)

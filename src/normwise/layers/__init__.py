@@ -97,6 +97,7 @@ from normwise.layers.response import (
 )
 from normwise.layers.reversible import (
     LazyReversibleInstanceNorm,
+    Reversible,
     ReversibleInstanceNorm,
     SeriesStatistics,
 )
@@ -213,6 +214,7 @@ __all__ = [
     "DynamicErf",
     "LazyDynamicErf",
     "Identity",
+    "Reversible",
     "ReversibleInstanceNorm",
     "LazyReversibleInstanceNorm",
     "SeriesStatistics",

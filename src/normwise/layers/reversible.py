@@ -187,6 +187,36 @@ class LazyReversibleInstanceNorm(ReversibleInstanceNorm, Lazy):
     """`ReversibleInstanceNorm` that takes num_features from its first input, if not given."""
 
 
+class Reversible(torch.nn.Module):
+    """A model between a norm and its inverse: ``Reversible(ReversibleInstanceNorm(7), model)``.
+
+        forward(x) = norm.inverse(model(y), stats)    where norm(x) is y, stats
+        forward(x) = model(norm(x))                   where the norm knows no way back
+
+    So `swap` and `compare` can try any norm in the place of the reversible one, and the
+    reversible one ("reversible", "reversible:statistics=median-mad") in the place of any.
+
+    Shapes
+        x     (N, C, T), as the norm takes it
+        out   (N, C, T') for T' positions of the model's output; in the unit of x
+    """
+
+    def __init__(self, norm: torch.nn.Module, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's output in the unit of x."""
+        out: Tensor
+        if isinstance(self.norm, ReversibleInstanceNorm):
+            y, stats = self.norm(x)
+            out = self.norm.inverse(self.model(y), stats)
+        else:
+            out = self.model(self.norm(x))
+        return out
+
+
 def _median(x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """The median along T of the real values, as a sum of two; 0 where there is none."""
     ordered = torch.where(real, x, torch.inf).sort(2).values

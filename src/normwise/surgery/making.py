@@ -100,6 +100,7 @@ def _make(
         return Made(new)
     if isinstance(candidate, Candidate) and site.dim == 0 and 0 not in candidate.entry.layers:
         raise KeptError(f"{candidate.entry.name} has no layer for features in the last dimensions")
+    _refuse_astray(candidate, site, model)
     dim = _rank(site, model)
     notes: tuple[str, ...] = ()
     try:
@@ -142,6 +143,23 @@ def refuse_computed(module: torch.nn.Module) -> None:
         if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
             name = type(hook).__name__
             raise KeptError(f"its weight is computed by a hook, {name}; remove that first")
+
+
+def _refuse_astray(candidate: Candidate | Own, site: Site, model: torch.nn.Module) -> None:
+    """Leave a layer alone where the code around it does not know what the other returns.
+
+    Raises
+        KeptError  if a norm that returns statistics, too, would come or go outside a `Reversible`.
+    """
+    comes = isinstance(candidate, Candidate) and candidate.entry.reversible
+    goes = catalogue()[site.kind].reversible
+    places = [path.rpartition(".") for path in site.paths]
+    if (comes or goes) and not all(
+        name == "norm" and isinstance(model.get_submodule(parent), layers.Reversible)
+        for parent, _, name in places
+    ):
+        named = "a reversible norm" if comes else "it"
+        raise KeptError(f"{named} returns its statistics, too; nw.Reversible(norm, model) takes any")
 
 
 def carry(
