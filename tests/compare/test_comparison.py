@@ -208,6 +208,27 @@ def test_a_model_whose_weights_are_gone_is_trained_again(tmp_path):
     assert all(torch.equal(tensor, again[name]) for name, tensor in kept.items())
 
 
+def test_the_models_of_every_seed_are_kept_where_they_are_asked_for(tmp_path):
+    result = compare(tiny.task, ["rms"], seeds=2, out=tmp_path, keep_models="all")
+    assert len(list((tmp_path / "models").iterdir())) == 2 * 3
+    for row in result.results["candidates"]:
+        for seed in (0, 1):
+            model = result.model(row["name"], seed)
+            assert evaluate(tiny.task, model, tiny.task.valid) == row["scores"][str(seed)]
+    with pytest.raises(NormError, match="seed 2 was not tried; these were: 0, 1"):
+        result.model("rms", 2)
+
+
+def test_only_the_norms_that_are_meant_are_swapped(tmp_path):
+    task = tiny.a_task(where="layers.5")
+    result = compare(task, ["group:2"], seeds=1, out=tmp_path)
+    layers = result.model("group:2").layers
+    assert [type(layers[i]) for i in (1, 5)] == [torch.nn.BatchNorm1d, nw.GroupNorm1d]
+    assert len(next(r for r in result.results["candidates"] if r["name"] == "none")["changes"]) == 1
+    assert result.results["task"]["settings"]["norms"] == "layers.5"
+    assert task.fingerprint() != tiny.task.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("task", "candidate", "sentence"),
     [

@@ -2,10 +2,11 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -65,27 +66,32 @@ class Comparison:
 
         return render_table(self.results)
 
-    def model(self, candidate: str | None = None) -> torch.nn.Module:
-        """The model with a candidate's norms, trained with the first seed; `best` if left out.
+    def model(self, candidate: str | None = None, seed: int = FIRST_SEED) -> torch.nn.Module:
+        """The model with a candidate's norms, trained with a seed; `best` if left out.
+
+        A model that was not kept is trained again.
 
         Raises
-            NormError  if the candidate is not among those compared, or its trial failed.
+            NormError  if the candidate or seed is not among those compared, or its trial failed.
         """
         candidate = self.best if candidate is None else candidate
         known = [row["name"] for row in self.results["candidates"]]
         if candidate not in known:
             raise NormError(f"{candidate!r} was not compared; these were: {', '.join(known)}")
+        if seed not in self.results["seeds"]:
+            asked = ", ".join(map(str, self.results["seeds"]))
+            raise NormError(f"seed {seed} was not tried; these were: {asked}")
         if self._task is None:
             raise NormError("to build a model, load the comparison with its task: load(run, task)")
-        path = _weights_path(self.folder, candidate)
+        path = _weights_path(self.folder, candidate, seed)
         if path.is_file():
             weights = torch.load(path, map_location=self._task.device)
         else:
-            outcome = run_trial(self._task, candidate, FIRST_SEED, keep_weights=True)
+            outcome = run_trial(self._task, candidate, seed, keep_weights=True)
             if outcome.weights is None:
                 raise NormError(f"{candidate!r} has no trained model: {outcome.reason}")
             weights = outcome.weights
-        model = candidate_model(self._task, candidate, FIRST_SEED)
+        model = candidate_model(self._task, candidate, seed)
         model.load_state_dict(weights)
         return model.eval()
 
@@ -112,6 +118,7 @@ def compare(
     workers: int = 1,
     fresh: bool = False,
     equivalent_within: float | None = None,
+    keep_models: Literal["first", "all"] = "first",
     progress: bool = True,
     command: str = "normwise.compare(...)",
 ) -> Comparison:
@@ -128,6 +135,8 @@ def compare(
     fresh       forget what the ledger holds
     equivalent_within  a difference this small, in the metric's unit, does not
                 matter; the seeds' own noise if left out
+    keep_models  the trained models of the "first" seed are kept for `Comparison.model`,
+                or those of "all"
     progress    show what is going on, where the output is a terminal
 
     Raises
@@ -146,9 +155,11 @@ def compare(
     fingerprint = task.fingerprint()
     if fresh:
         discard(folder)
+        shutil.rmtree(folder / "models", ignore_errors=True)
     with Ledger(folder) as ledger:
         ledger.claim(fingerprint)
-        schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=FIRST_SEED)
+        kept = None if keep_models == "all" else FIRST_SEED
+        schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=kept)
         with Progress(task, names, seeds, ledger.outcomes(), enabled=progress) as shown:
             outcomes = (
                 run_here(task, schedule, shown.watch)
@@ -192,18 +203,18 @@ def _checked_candidates(
     """Every candidate's name, and what it changes in the model: known to fit before any trial."""
     model = task.checked_model()
     if candidates is None:
-        candidates = [name for name in _usual_candidates(model) if _fits(model, name)]
+        candidates = [name for name in _usual_candidates(model) if _fits(model, name, task)]
     names = [parse_candidate(name).text for name in ["none", *candidates] if name != AS_IS]
     changes = {
-        name: [str(change) for change in plan(model, name, groups="exact").changes]
+        name: [str(change) for change in plan(model, name, task.where, groups="exact").changes]
         for name in names
     }
     return [AS_IS, *changes], {AS_IS: [], **changes}
 
 
-def _fits(model: torch.nn.Module, name: str) -> bool:
+def _fits(model: torch.nn.Module, name: str, task: Task) -> bool:
     try:
-        plan(model, name, groups="exact")
+        plan(model, name, task.where, groups="exact")
     except NormError:
         return False
     return True
@@ -221,17 +232,17 @@ def _usual_candidates(model: torch.nn.Module) -> list[str]:
 
 
 def _keep_weights(folder: Path, outcome: Outcome) -> None:
-    path = _weights_path(folder, outcome.candidate)
+    path = _weights_path(folder, outcome.candidate, outcome.seed)
     if outcome.weights is not None:
         path.parent.mkdir(exist_ok=True)
         torch.save(outcome.weights, path)
-    elif outcome.seed == FIRST_SEED:
+    else:
         path.unlink(missing_ok=True)  # what an earlier run left there is not this trial's
 
 
-def _weights_path(folder: Path, candidate: str) -> Path:
+def _weights_path(folder: Path, candidate: str, seed: int) -> Path:
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in candidate)
-    return folder / "models" / f"{safe}.pt"
+    return folder / "models" / (f"{safe}.pt" if seed == FIRST_SEED else f"{safe}-{seed}.pt")
 
 
 def _keep_costs(task: Task, names: Sequence[str], ledger: Ledger) -> None:

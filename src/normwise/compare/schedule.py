@@ -35,14 +35,22 @@ class Schedule(Protocol):
 
 
 class Grid:
-    """Every candidate with every seed, a seed at a time, without those in `done`."""
+    """Every candidate with every seed, a seed at a time, without those in `done`.
+
+    keep_weights  the seed whose trained models are asked for; None: every one
+    """
 
     def __init__(
-        self, candidates: Sequence[str], seeds: int, done: Iterable[Outcome], *, keep_weights: int
+        self,
+        candidates: Sequence[str],
+        seeds: int,
+        done: Iterable[Outcome],
+        *,
+        keep_weights: int | None,
     ) -> None:
         finished = {(outcome.candidate, outcome.seed) for outcome in done}
         self._waiting = [
-            Trial(name, seed, keep_weights=seed == keep_weights)
+            Trial(name, seed, keep_weights=keep_weights in (None, seed))
             for seed in range(seeds)
             for name in candidates
             if (name, seed) not in finished

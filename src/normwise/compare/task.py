@@ -19,6 +19,7 @@ from normwise.compare.batches import Batches
 from normwise.compare.randomness import own_randomness
 from normwise.errors import NormError, TaskError, one_line
 from normwise.surgery import find
+from normwise.surgery.swapping import Where
 
 Report = Callable[[int, float], None]
 Schedule = Literal["constant", "cosine"]
@@ -96,6 +97,7 @@ class Task:
                 which takes noise out of the final scores
     optimizer   a function of the parameters that returns a torch optimizer
     device      "cpu", "cuda", …; a GPU where there is one, if left out
+    where       which norms are swapped, as in `swap`: "encoder.*", a class, …; all if left out
     threads     of the CPU that one trial uses. One is the fastest for small models and
                 leaves the other cores to other trials; with another number the
                 scores round differently
@@ -122,6 +124,7 @@ class Task:
         schedule: Schedule = "constant",
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer] | None = None,
         device: str | torch.device | None = None,
+        where: Where = None,
         threads: int = 1,
         run: Run | None = None,
         name: str | None = None,
@@ -149,6 +152,7 @@ class Task:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if schedule not in get_args(Schedule):
             raise NormError(f"schedule={schedule!r} is not known; write 'constant' or 'cosine'")
+        self.where = where
         self.threads = threads
         self.loss_name, self.loss = _named(loss, LOSSES, "loss")
         self.metric_name, found = _named(metric, METRICS, "metric")
@@ -225,8 +229,9 @@ class Task:
     def settings(self) -> dict[str, str]:
         """What was asked for, in words: for the report."""
         device = f"{self.device}, threads: {self.threads}"
+        norms = {} if self.where is None else {"norms": _words_of(self.where)}
         if self.run is not None:
-            return {"run": _name_of(self.run), "device": device}
+            return {"run": _name_of(self.run), "device": device, **norms}
         loader = self.train is not None and self.train.has_own_size
         return {
             "epochs": str(self.epochs),
@@ -239,6 +244,7 @@ class Task:
             else f"{self.learning_rate:g}",
             "schedule": self.schedule,
             "device": device,
+            **norms,
         }
 
     def fingerprint(self) -> dict[str, str]:
@@ -329,6 +335,12 @@ def _named(given: Any, known: dict[str, Any], what: str) -> tuple[str, Any]:
 
 def _name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def _words_of(where: Where) -> str:
+    if isinstance(where, type) or callable(where):
+        return _name_of(where)
+    return where if isinstance(where, str) else ", ".join(map(str, where or ()))
 
 
 def _source_of(part: Any) -> str:

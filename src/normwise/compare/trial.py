@@ -121,7 +121,7 @@ def candidate_model(task: Task, candidate: str, seed: int) -> torch.nn.Module:
     """The task's model with the weights of a seed, and the candidate's norms."""
     model = task.new_model(seed)
     if candidate != AS_IS:
-        model = swap(model, candidate, groups="exact")
+        model = swap(model, candidate, where=task.where, groups="exact")
     return model.to(task.device)
 
 

@@ -158,8 +158,10 @@ def _refuse_astray(candidate: Candidate | Own, site: Site, model: torch.nn.Modul
         name == "norm" and isinstance(model.get_submodule(parent), layers.Reversible)
         for parent, _, name in places
     ):
-        named = "a reversible norm" if comes else "it"
-        raise KeptError(f"{named} returns its statistics, too; nw.Reversible(norm, model) takes any")
+        which = "a reversible norm" if comes else "it"
+        raise KeptError(
+            f"{which} returns its statistics, too; nw.Reversible(norm, model) takes any"
+        )
 
 
 def carry(
