@@ -46,6 +46,7 @@ TIGHT = [
     stack(lambda c: nw.GroupNorm1d(2, c)),
     stack(nw.LayerNorm1d),
     stack(nw.BatchNorm1d, stride=2),
+    stack(lambda c: nw.GroupNorm1d(1, c), stride=2),
     nn.Sequential(nn.Conv1d(4, 6, 1), nn.BatchNorm1d(6)).eval(),
     Pooled(nw.InstanceNorm1d(4)),
 ]
@@ -61,9 +62,10 @@ LEAKING = [
 
 
 @pytest.mark.parametrize("model", TIGHT)
-def test_what_masks_does_not_leak(model):
+@pytest.mark.parametrize("lengths", [LENGTHS, [11, 8, 4], [9, 6, 1]], ids=str)
+def test_what_masks_does_not_leak(model, lengths):
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    leak = nw.padding_error(model, x_of(), LENGTHS)
+    leak = nw.padding_error(model, x_of(), lengths)
     assert (leak.leaks, leak.first) == (False, None)
     assert float(leak) <= 1e-5
     assert str(leak).startswith("padding changes nothing")

@@ -50,6 +50,13 @@ class Ones(torch.nn.Module):
         return x
 
 
+class EverySecond(torch.nn.Module):
+    """A stride that is no layer of torch.nn's."""
+
+    def forward(self, x):
+        return x[..., ::2]
+
+
 # -- masks from lengths ------------------------------------------------------
 
 
@@ -79,7 +86,7 @@ WRONG_LENGTHS = [
     (
         *([3, 5], 4),
         "a length of 5 does not fit in 4 positions; lengths are counted in samples of the "
-        "last dimension",
+        "last dimension, or of the one before features",
     ),
 ]
 
@@ -132,9 +139,11 @@ def test_gradients_of_padding_are_0():
     ("between", "lengths"),
     [
         (torch.nn.Conv1d(1, 1, 1), [9, 4, 6, 1]),
-        (torch.nn.Conv1d(1, 1, 1, stride=2), [5, 3, 4, 1]),  # 9 → 5, ceil(length * 5 / 9)
-        (torch.nn.MaxPool1d(3), [3, 2, 2, 1]),  # 9 → 3
+        (torch.nn.Conv1d(1, 1, 1, stride=2), [5, 2, 3, 1]),
+        (torch.nn.MaxPool1d(3), [3, 1, 2, 1]),  # one position at least
         (torch.nn.AdaptiveAvgPool1d(1), [1, 1, 1, 1]),
+        (torch.nn.AdaptiveAvgPool1d(5), [5, 3, 4, 1]),  # ceil(length * 5 / 9)
+        (EverySecond(), [5, 3, 4, 1]),
         (torch.nn.Upsample(scale_factor=2), [18, 8, 12, 2]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, torch.nn.Module) else "",
@@ -144,6 +153,133 @@ def test_lengths_follow_strides_and_pooling(between, lengths):
     with nw.padding(LENGTHS):
         torch.nn.Sequential(between, ones)(torch.ones(4, 1, 9))
     assert torch.equal(ones.masks[0], nw.lengths_to_mask(lengths, ones.masks[0].shape[-1]))
+
+
+FOLLOWED = [
+    torch.nn.Conv1d(2, 2, 3),
+    torch.nn.Conv1d(2, 2, 3, stride=2, padding=1, dilation=2),
+    torch.nn.Conv1d(2, 2, 5, padding="same"),
+    torch.nn.Conv1d(2, 2, 2, stride=3, padding="valid"),
+    torch.nn.ConvTranspose1d(2, 2, 3, stride=2, padding=1, output_padding=1),
+    torch.nn.ConvTranspose1d(2, 2, 2, dilation=3),
+    torch.nn.MaxPool1d(3, stride=2, padding=1),
+    torch.nn.MaxPool1d(2, ceil_mode=True),
+    torch.nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True),
+    torch.nn.MaxPool1d(2, dilation=2),
+    torch.nn.AvgPool1d(3, stride=2, padding=1, ceil_mode=True),
+    torch.nn.AvgPool1d(2),
+    torch.nn.LPPool1d(2, 3, stride=2),
+    torch.nn.ZeroPad1d((2, 1)),
+    torch.nn.ConstantPad1d((-1, 0), 0.0),
+    torch.nn.ReflectionPad1d(2),
+    torch.nn.Upsample(scale_factor=2.5),
+    torch.nn.Sequential(torch.nn.Conv1d(2, 2, 3, stride=2), torch.nn.MaxPool1d(2)),
+    torch.nn.Sequential(torch.nn.ZeroPad1d((2, 0)), torch.nn.Conv1d(2, 2, 3)),
+]
+
+
+@pytest.mark.parametrize("layer", FOLLOWED, ids=str)
+@pytest.mark.parametrize("size", [23, 24])
+def test_behind_a_layer_a_length_is_what_it_would_be_alone(layer, size):
+    lengths = [size, 22, 17, 16, 9, 8]
+    alone = [layer(torch.zeros(1, 2, length)).shape[-1] for length in lengths]
+    norm = nw.Identity(2)
+    masks = seen_by(norm)
+    with nw.padding(lengths), torch.no_grad():
+        y = layer(torch.zeros(len(lengths), 2, size))
+        norm(torch.ones_like(y))
+    assert masks[0].sum(1).tolist() == alone
+
+
+def network(*between):
+    """A norm before each layer, which reads zeros where a series alone would end."""
+    layers = [(nw.InstanceNorm1d(2, affine=True), layer) for layer in between]
+    return torch.nn.Sequential(
+        *(layer for pair in layers for layer in pair), nw.GroupNorm1d(1, 2)
+    ).double()
+
+
+STRIDED = [
+    (torch.nn.Conv1d(2, 2, 3, padding=1), torch.nn.Conv1d(2, 2, 3, stride=2, padding=1)),
+    (torch.nn.Conv1d(2, 2, 3), torch.nn.Conv1d(2, 2, 4, stride=2), torch.nn.Conv1d(2, 2, 2)),
+    (torch.nn.MaxPool1d(2), torch.nn.Conv1d(2, 2, 3, padding=1), torch.nn.AvgPool1d(2)),
+    (torch.nn.Conv1d(2, 2, 2, stride=2), torch.nn.ConvTranspose1d(2, 2, 2, stride=2)),
+    (torch.nn.ZeroPad1d((4, 0)), torch.nn.Conv1d(2, 2, 3, dilation=2)),
+]
+
+
+@pytest.mark.parametrize("between", STRIDED, ids=lambda layers: "-".join(map(str, layers)))
+@pytest.mark.parametrize("size", [23, 24, 30])
+def test_a_padded_series_is_as_it_would_be_alone_behind_strides(between, size):
+    lengths = [23, 22, 17, 12]
+    torch.manual_seed(0)
+    model = network(*between)
+    whole = torch.randn(4, 2, size).double().requires_grad_()
+    with nw.padding(lengths):
+        y = model(whole)
+    slope = torch.randn(y.shape).double()
+    for i, length in enumerate(lengths):
+        alone = whole.detach()[i : i + 1, :, :length].requires_grad_()
+        expected = model(alone)
+        real = expected.shape[-1]
+        assert_close(y[i : i + 1, :, :real], expected)
+        assert not y[i, :, real:].any()
+        (found,) = torch.autograd.grad((y[i] * slope[i]).sum(), whole, retain_graph=True)
+        (wanted,) = torch.autograd.grad((expected[0] * slope[i, :, :real]).sum(), alone)
+        assert_close(found[i, :, :length], wanted[0], backward=True)
+        found[i, :, :length] = 0
+        assert not found.any()
+
+
+class Transposed(torch.nn.Module):
+    """Takes (N, T, C), and works on (N, C, T)."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x.mT).mT
+
+
+class Shifted(torch.nn.Module):
+    """A causal convolution whose padding is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv1d(7, 5, 3), nw.LayerNorm1d(5)
+
+    def forward(self, x):
+        return self.norm(self.conv(torch.nn.functional.pad(x, (2, 0))))
+
+
+# (model, input without N and T): T is where the model has it, and the features are no T.
+LAYOUTS = [
+    (torch.nn.Sequential(torch.nn.Linear(7, 5), nw.LayerNorm(5)), -2),
+    (torch.nn.Sequential(nw.RMSNorm(7)), -2),
+    (torch.nn.Sequential(torch.nn.Dropout(0.0), nw.LayerNorm(7)), -2),
+    (Transposed(torch.nn.Conv1d(7, 5, 1), nw.BatchNorm1d(5)), -2),
+    (Transposed(nw.InstanceNorm1d(7)), -2),
+    (torch.nn.TransformerEncoderLayer(7, 1, 5, batch_first=True, norm_first=True), -2),
+    (torch.nn.Sequential(torch.nn.Conv1d(7, 5, 1), nw.BatchNorm1d(5)), -1),
+    (Shifted(), -1),
+]
+
+
+@pytest.mark.parametrize(("model", "time"), LAYOUTS)
+@pytest.mark.parametrize("size", [6, 9, 12])  # above and below the 7 features
+def test_time_is_where_the_first_layer_that_knows_has_it(model, time, size):
+    model = nw.swap(model, "same") if isinstance(model, torch.nn.TransformerEncoderLayer) else model
+    norm = next(m for m in model.modules() if isinstance(m, nw.Normalization))
+    outputs = []
+    handle = norm.register_forward_hook(lambda module, args, y: outputs.append(y))
+    lengths = [size, 3, 2]
+    x = torch.randn(3, 7, size, generator=torch.Generator().manual_seed(0))
+    with nw.padding(lengths), torch.no_grad():
+        model(x if time == -1 else x.mT)
+    handle.remove()
+    features = 1 if isinstance(norm, nw.LayerNorm1d | nw.BatchNorm1d | nw.InstanceNorm1d) else -1
+    assert (outputs[0] != 0).any(features).sum(1).tolist() == lengths
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
@@ -259,7 +395,7 @@ WRONG_CALLS = [
         nw.InstanceNorm1d(3),
         (4, 3, 8),
         "a length of 9 does not fit in 8 positions; lengths are counted in samples of the "
-        "last dimension",
+        "last dimension, or of the one before features",
     ),
 ]
 

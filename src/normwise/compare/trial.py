@@ -130,7 +130,7 @@ def forward(model: torch.nn.Module, batch: Batch) -> Any:
     if batch.lengths is None:
         return model(batch.x)
     takes_lengths = "lengths" in inspect.signature(model.forward).parameters
-    with padding(batch.lengths, size=batch.x.shape[-1]):
+    with padding(batch.lengths):
         return model(batch.x, lengths=batch.lengths) if takes_lengths else model(batch.x)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from normwise.errors import NormError, describe
 from normwise.layers.materialize import unchanged
-from normwise.layers.padding import lengths_to_mask, padding
+from normwise.layers.padding import lengths_at, lengths_to_mask, padding
 from normwise.surgery.sites import bare_sites
 
 # Rounding grows by about this much on the way through a network, in units of machine epsilon.
@@ -80,8 +80,8 @@ def padding_error(model: torch.nn.Module, x: Any, lengths: Tensor | Sequence[int
                  put where nothing was recorded
         lengths  (N,) whole numbers, in samples of T
 
-    Outputs whose size follows T are compared at real positions, as a strided layer
-    counts them: ceil(length * T' / T). All others are compared as a whole.
+    Outputs whose size follows T are compared at real positions, behind strides and
+    pooling as `padding` counts them. All others are compared as a whole.
 
     Raises
         NormError  if x and lengths do not fit.
@@ -101,7 +101,7 @@ def padding_error(model: torch.nn.Module, x: Any, lengths: Tensor | Sequence[int
     longest = max(int(lengths.max()), 1) if len(lengths) else size
     probe.run((x[..., :longest], *rest), lengths)
     probe.run((longer, *rest), lengths)
-    error, first, _ = probe.difference(lengths, longest)
+    error, first, _ = probe.difference(lengths)
     return PaddingError(error, first, first is not None)
 
 
@@ -137,7 +137,7 @@ def causal_and_remembering(model: torch.nn.Module, x: Any) -> tuple[Causality, b
     probe = _Probe(model, {})
     probe.run((x[..., :half], *rest), None)
     probe.run((x, *rest), None)
-    error, first, follows = probe.difference(None, half)
+    error, first, follows = probe.difference(None)
     if not follows:
         raise NormError(
             "no output's size follows T, so there is nothing to be causal: is_causal asks of "
@@ -158,6 +158,7 @@ class _Probe:
         self.model = model
         self.modes = modes
         self.runs: list[list[tuple[str, Tensor]]] = []
+        self.real: dict[int, Tensor] = {}  # the first run's lengths, by the size of an output
 
     def run(self, arguments: tuple[Any, ...], lengths: Tensor | None) -> None:
         with (
@@ -170,15 +171,17 @@ class _Probe:
             torch.manual_seed(0)
             for module, mode in self.modes.items():
                 module.training = mode
-            block = padding(lengths, arguments[0].shape[-1]) if lengths is not None else None
             named = {}
             if lengths is not None and _takes_lengths(self.model):
                 named["lengths"] = lengths
-            with block or nullcontext():
+            with nullcontext() if lengths is None else padding(lengths):
                 self.model(*arguments, **named)
+                if lengths is not None and not self.runs:
+                    sizes = {size for _, tensor in seen for size in tensor.shape[1:]}
+                    self.real = {size: lengths_at(size) for size in sizes}
         self.runs.append(seen)
 
-    def difference(self, lengths: Tensor | None, size: int) -> tuple[float, str | None, bool]:
+    def difference(self, lengths: Tensor | None) -> tuple[float, str | None, bool]:
         """The output's relative error, the first layer that differs, whether sizes follow T."""
         first, error, follows = None, 0.0, False
         for (path, a), (_, b) in zip(*self.runs, strict=False):
@@ -187,14 +190,16 @@ class _Probe:
             time = [i for i in range(a.dim()) if a.shape[i] != b.shape[i]]
             if lengths is None and not time:
                 continue
+            reals = [self.real.get(a.shape[i]) for i in time]
             for i in time:
                 b = b.narrow(i, 0, min(a.shape[i], b.shape[i]))
                 a = a.narrow(i, 0, b.shape[i])
             if lengths is not None and time and a.shape[0] != len(lengths):
                 continue
-            for i in time if lengths is not None else ():
-                real = -(-lengths * a.shape[i] // size)  # type: ignore[operator]
-                mask = torch.arange(a.shape[i], device=a.device) < real[:, None]
+            for i, real in zip(time, reals, strict=True):
+                if real is None:  # is_causal compares all that both runs have
+                    continue
+                mask = torch.arange(a.shape[i], device=a.device) < real.to(a.device)[:, None]
                 mask = mask.reshape(
                     [len(a) if j == 0 else a.shape[i] if j == i else 1 for j in range(a.dim())]
                 )

@@ -137,7 +137,7 @@ def run_batch(model: torch.nn.Module, batch: Any) -> Any:
         )
     x, *rest = batch
     lengths = rest[1] if len(rest) == 2 else None
-    with padding(lengths, size=x.shape[-1]) if lengths is not None else nullcontext():
+    with nullcontext() if lengths is None else padding(lengths):
         return model(x)
 
 
