@@ -9,16 +9,16 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 TINY = TESTS / "tiny.py"
 STOPPABLE = TESTS / "stoppable.py"
+PATH = os.pathsep.join(filter(None, sys.path))
 PATIENCE_S = 120  # a process takes 3 s to import torch, and several share a busy machine
 
 
 def start(*words, cwd, **variables):
     """`normwise` with these words, under way in a session of its own."""
-    path = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
         [sys.executable, "-m", "normwise.cli", *map(str, words)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **variables},
+        env={**os.environ, "PYTHONPATH": PATH, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from normwise.catalogue import catalogue
 from normwise.compare import Comparison, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
+from normwise.compare.engines import ENGINES
+from normwise.compare.loggers import LOGGERS
 from normwise.compare.task import load_module
+from normwise.compare.watching import watch, write_csv
 from normwise.demands import IN_WORDS
 from normwise.errors import NormError
 from normwise.version import __version__
@@ -67,7 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--epochs", type=int, metavar="K", help="instead of the task's own")
     run.add_argument("--batch-size", type=int, metavar="N", help="instead of the task's own")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/<task name>")
-    run.add_argument("--workers", type=int, metavar="K", help="processes; default: the cores")
+    run.add_argument(
+        "--workers", type=int, metavar="K", help="trials at a time; default: what there is room for"
+    )
+    run.add_argument("--engine", choices=ENGINES, help="where trials run; default: processes")
+    run.add_argument("--address", metavar="A", help="of the Ray cluster, as in 10.0.0.1:6379")
+    run.add_argument(
+        "--gpus-per-trial", type=float, metavar="X", help="on Ray: 0.25 lets four share a GPU"
+    )
+    run.add_argument(
+        "--trial-timeout", type=float, metavar="S", help="seconds after which a trial is ended"
+    )
+    run.add_argument(
+        "--log", type=_words, default=[], metavar="A,B,…", help=f"of {', '.join(LOGGERS)}"
+    )
     run.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
     run.add_argument("--json", action="store_true", help="print results.json, not the table")
     run.set_defaults(call=_compare, left="finished trials are kept, and the same command goes on")
@@ -75,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="draw the report of a run again")
     report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
     report.add_argument("--json", action="store_true", help="print results.json, not the table")
+    report.add_argument("--watch", action="store_true", help="show a run that is going on")
+    report.add_argument(
+        "--csv", nargs="?", const="-", metavar="FILE", help="print, or write, a row for each trial"
+    )
     report.set_defaults(call=_report)
 
     doctor = commands.add_parser(
@@ -127,6 +147,10 @@ def _candidates(text: str) -> list[str]:
     return names
 
 
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
 def _compare(options: argparse.Namespace) -> None:
     if options.task is None:
         from normwise.recipes import vowels
@@ -139,7 +163,12 @@ def _compare(options: argparse.Namespace) -> None:
         options.candidates,
         seeds=options.seeds,
         out=options.out,
-        workers=_usual_workers(task) if options.workers is None else options.workers,
+        workers=_workers(options, task),
+        engine=options.engine,
+        trial_timeout=options.trial_timeout,
+        address=options.address,
+        gpus_per_trial=options.gpus_per_trial,
+        log=options.log,
         fresh=options.fresh,
         progress=not options.json,
         command=options.command_line,
@@ -147,8 +176,11 @@ def _compare(options: argparse.Namespace) -> None:
     _show(comparison, as_json=options.json)
 
 
-def _usual_workers(task: Task) -> int:
-    """One trial per core at a time; on a GPU one at a time."""
+def _workers(options: argparse.Namespace, task: Task) -> int | None:
+    """As asked for; else one trial per core at a time, and on a GPU one at a time."""
+    if options.workers is not None or options.engine in ("here", "ray"):
+        workers: int | None = options.workers
+        return workers
     if task.device.type != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -156,6 +188,12 @@ def _usual_workers(task: Task) -> int:
 
 
 def _report(options: argparse.Namespace) -> None:
+    if options.csv is not None:
+        write_csv(options.run, options.csv)
+        return
+    if options.watch:
+        options.left = "what was watched goes on"
+        watch(options.run)
     comparison = Comparison.load(options.run)
     comparison.write()
     _show(comparison, as_json=options.json)

@@ -9,7 +9,8 @@ from torch import nn
 
 import normwise as nw
 import tiny
-from normwise.compare import Comparison, compare, engine, report
+from normwise.compare import Comparison, compare, report
+from normwise.compare.engines import worker
 from normwise.compare.ledger import Ledger
 from normwise.compare.trial import evaluate, run_trial
 from normwise.errors import NormError
@@ -33,7 +34,7 @@ def ran(monkeypatch):
         trials.append((candidate, seed))
         return run_trial(task, candidate, seed, **options)
 
-    monkeypatch.setattr(engine, "run_trial", noted)
+    monkeypatch.setattr(worker, "run_trial", noted)
     return trials
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import tiny
 from normwise.compare import progress
-from normwise.compare.progress import Progress
+from normwise.compare.progress import Progress, plan_of
 from normwise.compare.schedule import Trial
 from normwise.compare.trial import Outcome
 
@@ -25,7 +25,8 @@ def drawn(shown):
 def shown(monkeypatch):
     """A display of 2 candidates with 3 seeds, of which one trial is finished at time 0."""
     monkeypatch.setattr(progress.time, "monotonic", lambda: 0.0)
-    return Progress(tiny.task, ["as-is", "rms"], 3, [Outcome("as-is", 0, 0.5, None)])
+    plan = plan_of(tiny.task, ["as-is", "rms"], 3)
+    return Progress(plan, [Outcome("as-is", 0, 0.5, None)])
 
 
 def test_it_begins_with_what_is_finished(shown):
@@ -63,7 +64,7 @@ def test_the_time_left_is_reckoned_from_this_runs_own_trials(shown, monkeypatch,
 
 
 def test_no_terminal_no_display(capsys):
-    with Progress(tiny.task, ["as-is"], 1, []) as silent:
+    with Progress(plan_of(tiny.task, ["as-is"], 1), []) as silent:
         silent.watch(Trial("as-is", 0, True), 0)
         silent.add(Outcome("as-is", 0, 0.5, None))
     assert capsys.readouterr() == ("", "")

@@ -1,10 +1,12 @@
 """From a task and its candidates to a result: schedule, run, judge, report."""
 
+import io
 import json
 import math
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,14 @@ import torch
 
 from normwise.catalogue import catalogue, parse_candidate
 from normwise.compare.cost import measure_costs
-from normwise.compare.engine import run_here, run_in_workers
-from normwise.compare.ledger import Ledger, discard
-from normwise.compare.progress import Progress
+from normwise.compare.engines import Engine, choose_engine
+from normwise.compare.interrupts import answering_interrupts, interrupts_held
+from normwise.compare.ledger import Ledger, disk_explained, existing
+from normwise.compare.loggers import Logs, Run
+from normwise.compare.progress import Progress, plan_of
 from normwise.compare.randomness import own_randomness
-from normwise.compare.schedule import Grid
+from normwise.compare.schedule import Grid, Schedule, Trial
+from normwise.compare.sharing import Driver, Shared, discard
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
@@ -52,7 +57,7 @@ class Comparison:
         from normwise.compare.results import gather_results  # SciPy loads when it is needed
 
         folder = Path(folder)
-        with _opened(folder) as ledger:
+        with existing(folder) as ledger:
             return cls(gather_results(ledger), folder, task)
 
     @property
@@ -101,9 +106,10 @@ class Comparison:
 
         text = json.dumps(self.results, indent=2, allow_nan=False)
         part = self.folder / "results.json.part"
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(self.folder / "results.json")
-        write_report(self.results, self.folder / "report.html")
+        with disk_explained(self.folder):
+            part.write_text(text + "\n", encoding="utf-8")
+            part.replace(self.folder / "results.json")
+            write_report(self.results, self.folder / "report.html")
 
     def __repr__(self) -> str:
         return f"{self.table}\n{self.results['recommendation']['why']}"
@@ -115,7 +121,12 @@ def compare(
     *,
     seeds: int = SEEDS,
     out: Path | str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: str | None = None,
+    trial_timeout: float | None = None,
+    address: str | None = None,
+    gpus_per_trial: float | None = None,
+    log: Sequence[str] = (),
     fresh: bool = False,
     equivalent_within: float | None = None,
     keep_models: Literal["first", "all"] = "first",
@@ -131,7 +142,12 @@ def compare(
     candidates  catalogue names, as in "group:8"; those that fit the model if left out
     seeds       how many trials each candidate gets, with seeds 0, 1, …
     out         folder for ledger, results.json and report.html; runs/<task name> if left out
-    workers     processes that share the trials
+    workers     how many trials run at a time; one if left out, on Ray all there is room for
+    engine      "here", in this process; "processes" of this machine; or "ray", a cluster.
+                If left out, processes where more than one worker or a time limit is asked for
+    trial_timeout  seconds after which a trial is ended and tried again, twice at most
+    address     of the Ray cluster; gpus_per_trial says what a trial takes of a GPU there
+    log         "tensorboard", "mlflow" or "wandb", or several of them
     fresh       forget what the ledger holds
     equivalent_within  a difference this small, in the metric's unit, does not
                 matter; the seeds' own noise if left out
@@ -145,11 +161,18 @@ def compare(
     """
     from normwise.compare.results import gather_results  # SciPy loads when it is needed
 
-    for option, number in (("seeds", seeds), ("workers", workers)):
-        if not isinstance(number, int) or number < 1:
-            raise NormError(f"{option} must be a whole number above 0, received {number!r}")
-    if isinstance(candidates, str):
-        raise NormError(f"candidates must be a list, as in [{candidates!r}]")
+    if not isinstance(seeds, int) or seeds < 1:
+        raise NormError(f"seeds must be a whole number above 0, received {seeds!r}")
+    for option, given in (("candidates", candidates), ("log", log)):
+        if isinstance(given, str):
+            raise NormError(f"{option} must be a list, as in [{given!r}]")
+    chosen = choose_engine(
+        engine,
+        workers=workers,
+        trial_timeout=trial_timeout,
+        address=address,
+        gpus_per_trial=gpus_per_trial,
+    )
     folder = Path("runs") / (task.name or "task") if out is None else Path(out)
     names, changes = _checked_candidates(task, candidates)
     fingerprint = task.fingerprint()
@@ -160,19 +183,17 @@ def compare(
         ledger.claim(fingerprint)
         kept = None if keep_models == "all" else FIRST_SEED
         schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=kept)
-        with Progress(task, names, seeds, ledger.outcomes(), enabled=progress) as shown:
-            outcomes = (
-                run_here(task, schedule, shown.watch)
-                if workers == 1
-                else run_in_workers(task, schedule, shown.watch, workers)
-            )
-            for outcome in outcomes:
-                _keep_weights(folder, outcome)
-                ledger.add(outcome)
-                schedule.add(outcome)
-                shown.add(outcome)
+        plan = plan_of(task, names, seeds)
+        ledger.write("plan", plan)
+        logs = Logs(log, Run(plan["name"], task.settings(), task.metric_name, folder), ledger)
+        with (
+            answering_interrupts(),
+            Driver(ledger) as driver,
+            Progress(plan, ledger.outcomes(), enabled=progress) as shown,
+        ):
+            _run(task, schedule, chosen, driver, ledger, shown, logs)
             shown.say("timing the candidates side by side")
-            _keep_costs(task, names, ledger)
+            _keep_costs(task, names, driver, ledger)
         ledger.write(
             "asked",
             {
@@ -188,13 +209,40 @@ def compare(
                 "seeds": list(range(seeds)),
                 "equivalent_within": equivalent_within,
                 "command": command,
-                "machine": describe_machine(task.device, task.threads, workers),
+                "machine": describe_machine(task.device, task.threads, workers or 1),
                 "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             },
         )
         comparison = Comparison(gather_results(ledger), folder, task)
-    comparison.write()
+        comparison.write()
+        logs.finish(comparison.results)
     return comparison
+
+
+def _run(
+    task: Task,
+    schedule: Schedule,
+    engine: Engine,
+    driver: Driver,
+    ledger: Ledger,
+    shown: Progress,
+    logs: Logs,
+) -> None:
+    """Run a schedule's trials, those aside that other drivers of the ledger run."""
+    shared = Shared(schedule, ledger, driver, ledger.outcomes(), shown.add)
+
+    def watch(trial: Trial, epochs: int) -> None:
+        shown.watch(trial, epochs)
+        driver.reached(trial, epochs)
+
+    with closing(engine.run(task, shared, watch)) as outcomes:
+        for outcome in outcomes:
+            with interrupts_held():
+                _keep_weights(ledger.path.parent, outcome)
+                ledger.add(outcome)
+            shared.add(outcome)
+            shown.add(outcome)
+            logs.update()
 
 
 def _checked_candidates(
@@ -235,7 +283,12 @@ def _keep_weights(folder: Path, outcome: Outcome) -> None:
     path = _weights_path(folder, outcome.candidate, outcome.seed)
     if outcome.weights is not None:
         path.parent.mkdir(exist_ok=True)
-        torch.save(outcome.weights, path)
+        content = io.BytesIO()
+        torch.save(outcome.weights, content)
+        part = path.with_suffix(".part")
+        with disk_explained(folder):
+            part.write_bytes(content.getbuffer())
+            part.replace(path)
     else:
         path.unlink(missing_ok=True)  # what an earlier run left there is not this trial's
 
@@ -245,7 +298,7 @@ def _weights_path(folder: Path, candidate: str, seed: int) -> Path:
     return folder / "models" / (f"{safe}.pt" if seed == FIRST_SEED else f"{safe}-{seed}.pt")
 
 
-def _keep_costs(task: Task, names: Sequence[str], ledger: Ledger) -> None:
+def _keep_costs(task: Task, names: Sequence[str], driver: Driver, ledger: Ledger) -> None:
     """Time all candidates together where one has not been timed, of those that can run.
 
     They are timed with the weights of the first seed, whose trial must not have failed.
@@ -254,15 +307,9 @@ def _keep_costs(task: Task, names: Sequence[str], ledger: Ledger) -> None:
         o.candidate for o in ledger.outcomes() if o.seed == FIRST_SEED and o.score is not None
     }
     ran = [name for name in names if name in finished]
-    if set(ran) - set(ledger.costs()):
-        with threads(task.threads), own_randomness(FIRST_SEED):
-            costs = measure_costs(task, ran)
-        for name, cost in costs.items():
-            ledger.add_cost(name, cost)
-
-
-def _opened(folder: Path) -> Ledger:
-    ledger = Ledger(folder)
-    if not ledger.path.is_file():
-        raise NormError(f"{folder} holds no ledger; name the folder of a run, as in runs/my-task")
-    return ledger
+    with driver.alone(lambda: set(ran) <= set(ledger.costs())) as anything:
+        if anything:
+            with threads(task.threads), own_randomness(FIRST_SEED):
+                costs = measure_costs(task, ran)
+            for name, cost in costs.items():
+                ledger.add_cost(name, cost)

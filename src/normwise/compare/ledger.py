@@ -1,15 +1,20 @@
 """The ledger: every finished trial, in one SQLite file, from the moment it ended.
 
-run     key, value (JSON)        the task's fingerprint and what the report needs
-trials  candidate, seed → score or reason, curve (JSON), seconds, finished (UTC)
-costs   candidate → training step, inference, memory, parameters
+run      key → value (JSON)       the task's fingerprint and what the report needs
+trials   candidate, seed → how it ended: score or reason, curve (JSON), seconds, when, where
+costs    candidate → training step, inference, memory, parameters
+drivers  the processes that run trials now, and when each was last heard of
+claims   candidate, seed → the driver that runs this trial now
+
+`docs/ledger.md` describes every column.
 """
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +22,49 @@ from normwise.compare.trial import Outcome
 from normwise.errors import NormError
 
 FILE_NAME = "ledger.sqlite"
-_VERSION = 1
-_SCHEMA = f"""
+PATIENCE_S = 30  # for another process that is writing
+_VERSION = 2
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS trials (
-    candidate TEXT NOT NULL, seed INTEGER NOT NULL, score REAL, reason TEXT,
-    curve TEXT NOT NULL, seconds REAL NOT NULL,
-    finished TEXT NOT NULL DEFAULT (strftime('%Y-%m-%d %H:%M:%S', 'now')),
-    PRIMARY KEY (candidate, seed), CHECK ((score IS NULL) <> (reason IS NULL))
+    candidate TEXT NOT NULL, seed INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('finished', 'failed', 'stopped')),
+    score REAL, reason TEXT, curve TEXT NOT NULL, seconds REAL NOT NULL,
+    worker TEXT, lost TEXT NOT NULL DEFAULT '[]',
+    started TEXT NOT NULL, finished TEXT NOT NULL,
+    PRIMARY KEY (candidate, seed),
+    CHECK ((score IS NULL) <> (kind = 'finished')), CHECK ((reason IS NULL) = (kind = 'finished'))
 );
 CREATE TABLE IF NOT EXISTS costs (
     candidate TEXT PRIMARY KEY, train_s_per_step REAL, inference_us_per_sample REAL,
-    peak_memory_mb REAL, parameters INTEGER
+    peak_memory_mb REAL, parameters INTEGER,
+    train_compiled_s_per_step REAL, inference_compiled_us_per_sample REAL
 );
-PRAGMA user_version = {_VERSION};
+CREATE TABLE IF NOT EXISTS drivers (
+    id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, heard_of REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS claims (
+    candidate TEXT NOT NULL, seed INTEGER NOT NULL, driver TEXT NOT NULL,
+    since REAL NOT NULL, epochs INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (candidate, seed)
+);
 """
+# From each earlier version to the next, by its number.
+_MIGRATIONS = {
+    1: f"""
+    ALTER TABLE trials RENAME TO trials_1;
+    ALTER TABLE costs RENAME TO costs_1;
+    {_SCHEMA}
+    INSERT INTO trials (candidate, seed, kind, score, reason, curve, seconds, started, finished)
+        SELECT candidate, seed, CASE WHEN score IS NULL THEN 'failed' ELSE 'finished' END,
+            score, reason, curve, seconds, datetime(finished, -seconds || ' seconds'), finished
+        FROM trials_1 ORDER BY rowid;
+    INSERT INTO costs
+        (candidate, train_s_per_step, inference_us_per_sample, peak_memory_mb, parameters)
+        SELECT * FROM costs_1;
+    DROP TABLE trials_1;
+    DROP TABLE costs_1;
+    """
+}
 
 
 @dataclass(frozen=True)
@@ -54,12 +87,13 @@ class Cost:
 class Ledger:
     """Finished trials in ``<folder>/ledger.sqlite``; use as a context manager.
 
-    A new ledger is removed again, with its folder, if the block ends by an
-    exception before there is a trial in it.
+    Several processes may read and write it at once. An earlier version's ledger is
+    brought up to date when it is opened. A new ledger is removed again, with its
+    folder, if the block ends by an exception before there is a trial in it.
 
     Raises
-        NormError  if the file is damaged or no ledger, or another version's, or the
-                   folder cannot be made.
+        NormError  if the file is damaged or no ledger, or a later version's, the disk is
+                   full, or the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -74,37 +108,42 @@ class Ledger:
         except OSError as error:
             raise NormError(f"{folder} cannot hold a ledger: {error.strerror}") from error
         with self._explained():
-            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+            # SQLite's own journal: it survives kill -9 and works on network drives,
+            # where a write-ahead log does not.
+            self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE_S)
         try:
-            with self._explained():
-                version, tables = self._connection.execute(
-                    "SELECT user_version, (SELECT count(*) FROM sqlite_master) "
-                    "FROM pragma_user_version"
-                ).fetchone()
-                if version == 0 and tables:
-                    raise sqlite3.DatabaseError("its tables are others")
-                if version == 0:
-                    # SQLite's own journal: it survives kill -9 and works on network drives,
-                    # where a write-ahead log does not.
-                    self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-                elif version != _VERSION:
-                    raise NormError(
-                        f"{self.path} was written by another version of normwise (ledger "
-                        f"{version}, this is {_VERSION}); use another --out, or --fresh"
-                    )
+            if self._version() != _VERSION:
+                with self.writing() as connection:  # others may have come to do the same
+                    _bring_up_to_date(connection, self._version(), self.path)
         except BaseException:
             self._connection.close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        in_vain = kind is not None and self._is_new and not self.outcomes()
+        in_vain = kind is not None and self._is_new and self._is_empty()
         self._connection.close()
         if in_vain:
-            discard(self.path.parent)
+            remove(self.path.parent)
             with suppress(OSError):  # something else has been put there
                 for folder in self._new_folders:
                     folder.rmdir()
+
+    def _version(self) -> int:
+        with self._explained():
+            version, tables = self._connection.execute(
+                "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+            ).fetchone()
+            if version == 0 and tables:
+                raise sqlite3.DatabaseError("its tables are others")
+            return int(version)
+
+    def _is_empty(self) -> bool:
+        """Whether neither a trial nor a driver is in it; another process may have put some."""
+        with suppress(NormError):
+            count = "SELECT (SELECT count(*) FROM trials) + (SELECT count(*) FROM drivers)"
+            return self.read_rows(count) == [(0,)]
+        return False
 
     def claim(self, fingerprint: Mapping[str, str]) -> None:
         """Make the ledger this task's, or check that it is.
@@ -131,78 +170,171 @@ class Ledger:
 
     def write(self, key: str, value: Any) -> None:
         """Keep a JSON value of the run as a whole."""
-        with self._explained():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value))
-            )
+        with self.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (key, json.dumps(value)))
 
     def read(self, key: str) -> Any:
         """A value that was written, or None."""
         with self._explained():
-            row = self._connection.execute("SELECT value FROM run WHERE key = ?", (key,)).fetchone()
-            return None if row is None else json.loads(row[0])
+            rows = self.read_rows("SELECT value FROM run WHERE key = ?", key)
+            return json.loads(rows[0][0]) if rows else None
 
     def add(self, outcome: Outcome) -> None:
-        """Keep a finished trial; one that is there already stays as it is."""
-        with self._explained():
-            self._connection.execute(
-                "INSERT OR IGNORE INTO trials (candidate, seed, score, reason, curve, seconds) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
+        """Keep a trial that has ended; one that is there already stays as it is."""
+        with self.writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                "datetime('now', ?), datetime('now'))",
                 (
                     outcome.candidate,
                     outcome.seed,
+                    outcome.kind,
                     outcome.score,
                     outcome.reason,
                     json.dumps(outcome.curve),
                     outcome.seconds,
+                    outcome.worker,
+                    json.dumps(outcome.lost),
+                    f"{-outcome.seconds} seconds",
                 ),
             )
+            connection.execute(
+                "DELETE FROM claims WHERE candidate = ? AND seed = ?",
+                (outcome.candidate, outcome.seed),
+            )
 
-    def outcomes(self) -> list[Outcome]:
-        """Every finished trial, in the order they finished."""
+    def outcomes(self, after: int = 0) -> list[Outcome]:
+        """Every trial that has ended, in that order; the first `after` of them left out."""
         with self._explained():
-            rows = self._connection.execute(
-                "SELECT candidate, seed, score, reason, curve, seconds FROM trials ORDER BY rowid"
-            ).fetchall()
             return [
                 Outcome(
-                    candidate,
-                    seed,
-                    score,
-                    reason,
-                    json.loads(curve),
-                    seconds,
-                    kind="failed" if score is None else "finished",
+                    candidate=candidate,
+                    seed=seed,
+                    kind=kind,
+                    score=score,
+                    reason=reason,
+                    curve=json.loads(curve),
+                    seconds=seconds,
+                    worker=worker,
+                    lost=json.loads(lost),
                 )
-                for candidate, seed, score, reason, curve, seconds in rows
+                for candidate, seed, kind, score, reason, curve, seconds, worker, lost in (
+                    self.read_rows(
+                        "SELECT candidate, seed, kind, score, reason, curve, seconds, worker, lost "
+                        "FROM trials ORDER BY rowid LIMIT -1 OFFSET ?",
+                        after,
+                    )
+                )
             ]
 
     def add_cost(self, candidate: str, cost: Cost) -> None:
         """Keep what a candidate was measured to cost."""
-        with self._explained():
-            self._connection.execute(
-                "INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?, ?)",
+        with self.writing() as connection:
+            connection.execute(
+                f"INSERT OR REPLACE INTO costs (candidate, {_COST_COLUMNS}) "
+                f"VALUES (?{', ?' * len(fields(Cost))})",
                 (candidate, *asdict(cost).values()),
             )
 
     def costs(self) -> dict[str, Cost]:
         """What has been measured, by candidate."""
-        with self._explained():
-            rows = self._connection.execute("SELECT * FROM costs").fetchall()
+        rows = self.read_rows(f"SELECT candidate, {_COST_COLUMNS} FROM costs")
         return {row[0]: Cost(*row[1:]) for row in rows}
+
+    def read_rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """What a query gives."""
+        with self._explained():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A block that is written as a whole or not at all; no other process writes meanwhile."""
+        with self._explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
-            raise NormError(
-                f"{self.path} is damaged or no ledger ({error}); move it away to keep it, or use "
-                "--fresh to start again"
-            ) from error
+            raise NormError(self._told(error)) from error
+
+    def _told(self, error: Exception) -> str:
+        said = str(error)
+        if "disk is full" in said or "disk I/O error" in said:
+            return full_disk(self.path.parent, said)
+        if "locked" in said:
+            return (
+                f"another process has been writing to {self.path} for {PATIENCE_S} s; what was "
+                "finished is kept, and the same command goes on"
+            )
+        if "readonly" in said:
+            return f"{self.path} cannot be written to ({error}); see to its permissions"
+        return (
+            f"{self.path} is damaged or no ledger ({error}); move it away to keep it, or use "
+            "--fresh to start again"
+        )
 
 
-def discard(folder: Path) -> None:
+_COST_COLUMNS = ", ".join(field.name for field in fields(Cost))
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, version: int, path: Path) -> None:
+    """Make the tables, or those of an earlier version into today's."""
+    if version > _VERSION:
+        raise NormError(
+            f"{path} was written by a later version of normwise (ledger {version}, this is "
+            f"{_VERSION}); use that version, another --out, or --fresh"
+        )
+    scripts = [_SCHEMA] if version == 0 else [_MIGRATIONS[v] for v in range(version, _VERSION)]
+    for statement in ";".join(scripts).split(";"):  # executescript would commit what is under way
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+@contextmanager
+def disk_explained(folder: Path) -> Iterator[None]:
+    """A block that writes into a run's folder, where the disk may be full.
+
+    Raises
+        NormError  if it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise NormError(full_disk(folder, str(error.strerror))) from error
+
+
+def full_disk(folder: Path, reason: str) -> str:
+    """What is said where no more can be written."""
+    return (
+        f"{folder} cannot be written to ({reason}); what was finished is kept: make room, and the "
+        "same command goes on"
+    )
+
+
+def existing(folder: Path) -> Ledger:
+    """The ledger of a folder that has one.
+
+    Raises
+        NormError  if it has none.
+    """
+    ledger = Ledger(folder)
+    if not ledger.path.is_file():
+        raise NormError(f"{folder} holds no ledger; name the folder of a run, as in runs/my-task")
+    return ledger
+
+
+def remove(folder: Path) -> None:
     """Remove a ledger, whatever state it is in."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         (folder / (FILE_NAME + suffix)).unlink(missing_ok=True)

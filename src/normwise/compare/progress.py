@@ -1,10 +1,10 @@
 """What is being tried now, how far it is, and the table so far: on a terminal, while it runs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from normwise.compare.schedule import Trial
 from normwise.compare.task import Task
@@ -15,32 +15,35 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+def plan_of(task: Task, candidates: Sequence[str], seeds: int) -> dict[str, Any]:
+    """What a display has to know beforehand; the ledger keeps it for displays elsewhere."""
+    return {
+        "name": task.name or "task",
+        "metric": task.metric_name,
+        "epochs": task.epochs if task.run is None else None,
+        "candidates": list(candidates),
+        "seeds": seeds,
+    }
+
+
 class Progress:
     """A live display of a comparison; silent where the output is not a terminal."""
 
     def __init__(
-        self,
-        task: Task,
-        candidates: Sequence[str],
-        seeds: int,
-        finished: Sequence[Outcome],
-        *,
-        enabled: bool = True,
+        self, plan: Mapping[str, Any], finished: Sequence[Outcome], *, enabled: bool = True
     ) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._task = task
-        self._candidates = candidates
-        self._seeds = seeds
+        self._plan = plan
         self._outcomes = {
             (o.candidate, o.seed): o
             for o in finished
-            if o.candidate in candidates and o.seed < seeds
+            if o.candidate in plan["candidates"] and o.seed < plan["seeds"]
         }
         self._before = len(self._outcomes)
         # Another thread draws what these hold, so they are replaced and never changed.
-        self._running: dict[Trial, int] = {}
+        self._running: dict[tuple[str, int], int] = {}
         self._note = ""
         self._start = time.monotonic()
         console = Console()
@@ -64,16 +67,17 @@ class Progress:
 
     def watch(self, trial: Trial, epochs: int) -> None:
         """A trial has begun, or has so many epochs behind it."""
-        self._running = {**self._running, trial: epochs}
+        self._running = {**self._running, (trial.candidate, trial.seed): epochs}
+
+    def running(self, epochs: Mapping[tuple[str, int], int]) -> None:
+        """These trials, by candidate and seed, are all that run, with so many epochs each."""
+        self._running = dict(epochs)
 
     def add(self, outcome: Outcome) -> None:
         """A trial has ended."""
-        self._outcomes = {**self._outcomes, (outcome.candidate, outcome.seed): outcome}
-        self._running = {
-            trial: epochs
-            for trial, epochs in self._running.items()
-            if (trial.candidate, trial.seed) != (outcome.candidate, outcome.seed)
-        }
+        key = (outcome.candidate, outcome.seed)
+        self._outcomes = {**self._outcomes, key: outcome}
+        self._running = {trial: n for trial, n in self._running.items() if trial != key}
 
     def say(self, note: str) -> None:
         """Show what is done beside trials."""
@@ -85,8 +89,8 @@ class Progress:
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        total = len(self._candidates) * self._seeds
-        head = f"{self._task.name or 'task'}: {len(self._outcomes)} of {total} trials"
+        total = len(self._plan["candidates"]) * self._plan["seeds"]
+        head = f"{self._plan['name']}: {len(self._outcomes)} of {total} trials"
         return Group(
             Text(head + self._time_left(total), style="bold"),
             # Padding ends the line, which the bar leaves open.
@@ -96,10 +100,10 @@ class Progress:
         )
 
     def _now(self) -> str:
-        budget = f" of {self._task.epochs}" if self._task.run is None else ""
+        budget = f" of {self._plan['epochs']}" if self._plan["epochs"] else ""
         running = [
-            f"{trial.candidate}, seed {trial.seed}" + (f", epoch {n}{budget}" if n else "")
-            for trial, n in self._running.items()
+            f"{candidate}, seed {seed}" + (f", epoch {n}{budget}" if n else "")
+            for (candidate, seed), n in self._running.items()
         ]
         return "now " + "; ".join(running) if running else self._note
 
@@ -118,11 +122,11 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         table.add_column("candidate")
         table.add_column("trials", justify="right")
-        table.add_column(f"mean {self._task.metric_name}", justify="right")
-        for name in self._candidates:
+        table.add_column(f"mean {self._plan['metric']}", justify="right")
+        for name in self._plan["candidates"]:
             mine = [o for (candidate, _), o in self._outcomes.items() if candidate == name]
             scores = [o.score for o in mine if o.score is not None]
-            failed = f" ({len(mine) - len(scores)} failed)" if len(scores) < len(mine) else ""
+            failed = sum(o.kind == "failed" for o in mine)
             mean = f"{fmean(scores):.4g}" if scores else "–"
-            table.add_row(name, f"{len(mine)}{failed}", mean)
+            table.add_row(name, f"{len(mine)}" + (f" ({failed} failed)" if failed else ""), mean)
         return table

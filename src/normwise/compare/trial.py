@@ -40,6 +40,8 @@ class Outcome:
     seconds: float = 0.0
     weights: dict[str, Tensor] | None = None  # the trained state, where it was asked for
     kind: Kind = "finished"
+    worker: str | None = None  # host and process that ran it, as "host:123"
+    lost: list[str] = field(default_factory=list)  # why earlier attempts came to nothing
 
 
 class _DivergedError(Exception):
