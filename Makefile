@@ -19,7 +19,7 @@ test: $(READY)  ## the tests, with line coverage
 	$(PYTEST) -m "not slow" --cov --cov-fail-under=90
 
 test-all: $(READY)  ## the slow tests, too
-	$(INSTALL) --group oracle
+	$(INSTALL) --group oracle --group integrations
 	$(PYTEST) --cov
 
 # ThreadSanitizer is not among them: it does not see the barriers of libgomp, which is not built

@@ -18,6 +18,14 @@ def waves(count, seed):
     return torch.sin(2 * torch.pi * cycles) + 0.5 * noise, y
 
 
+def frames(count, seed, fill=0):
+    """Waves of unequal length, and at each position whether the first channel is positive."""
+    x, _ = waves(count, seed)
+    lengths = torch.arange(count) % 12 + 4
+    recorded = torch.arange(LENGTH) < lengths[:, None]
+    return x * recorded[:, None], torch.where(recorded, x[:, 0] > 0, fill).long(), lengths
+
+
 class Net(nn.Module):
     """Two convolutions with batch norm and dropout, the mean over time, a linear readout."""
 
@@ -36,6 +44,13 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.readout(self.layers(x).mean(-1))
+
+
+class PerFrame(Net):
+    """The same with a readout at every position."""
+
+    def forward(self, x):
+        return self.readout(self.layers(x).mT).mT
 
 
 def a_task(**options):

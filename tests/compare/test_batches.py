@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from normwise.compare.batches import Batches
+from normwise.compare.task.batches import Batches
 from normwise.errors import NormError
 
 X = torch.arange(60.0).reshape(5, 2, 6)
@@ -179,17 +179,62 @@ def test_items_that_are_no_pairs_are_told_when_they_come(source, received):
     assert str(told.value).startswith(sentence)
 
 
-def test_the_fingerprint_is_of_every_value():
-    same = Batches((X.clone(), Y.clone()), 4, "train").fingerprint()
-    assert same == Batches((X, Y), 2, "train").fingerprint()
-    changed = X.clone()
-    changed[4, 1, 5] += 1
-    others = [(changed, Y), (X.double(), Y), (X.mT, Y), (X, Y + 1), (X, Y, LENGTHS)]
-    assert same not in {Batches(source, 2, "train").fingerprint() for source in others}
+FRAMES = torch.arange(30).reshape(5, 6)  # a target for each position
+IN_TWO = torch.stack([FRAMES, -FRAMES], dim=1).float()
 
 
-def test_a_dataset_says_its_kind_and_size():
-    assert Batches(Items(), 2, "train").fingerprint() == "Items of 5"
-    assert Batches(DataLoader(Items()), 2, "train").fingerprint() == "DataLoader of 5"
-    loader = DataLoader(Endless(), batch_size=2)
-    assert Batches(loader, 2, "train").fingerprint() == "DataLoader of unknown size"
+def each_cropped(y):
+    return [frames[..., :length] for frames, length in zip(y, LENGTHS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("source", "y"),
+    [
+        ((X, FRAMES, LENGTHS), FRAMES),
+        ((X, IN_TWO, LENGTHS), IN_TWO),
+        ((SERIES, each_cropped(FRAMES)), FRAMES),
+        ((SERIES, [one.numpy() for one in each_cropped(IN_TWO)]), IN_TWO),
+    ],
+    ids=["a number each", "two numbers each", "a list", "a list of numpy"],
+)
+def test_targets_for_each_position_are_cropped_as_the_series_are(source, y):
+    for batch, chosen in zip(epoch(source), torch.arange(5).split(2), strict=True):
+        assert batch.x.shape[-1] == batch.y.shape[-1] == int(LENGTHS[chosen].max())
+        outputs, targets = batch.scored(torch.stack([batch.x[:, 0], batch.x[:, 0]], dim=1))
+        wanted = [y[n][..., : LENGTHS[n]].movedim(-1, 0) for n in chosen]
+        assert torch.equal(targets, torch.cat(wanted))
+        assert torch.equal(outputs[:, 1], torch.cat([SERIES[n][0] for n in chosen]))
+        assert batch.size == len(targets) == len(outputs)
+
+
+def test_a_target_for_each_sample_is_scored_as_it_is():
+    first, *_ = epoch((X, Y, LENGTHS))
+    outputs = torch.rand(2, 3)
+    assert first.scored(outputs) == (outputs, first.y)
+    assert first.size == 2
+
+
+def test_outputs_must_have_the_positions_that_the_targets_have():
+    first, *_ = epoch((X, FRAMES, LENGTHS))
+    with pytest.raises(NormError) as told:
+        first.scored(torch.rand(2, 3, 5))
+    assert str(told.value) == (
+        "targets (2, 6) have a value for each position, so outputs must be (N, …, 6) as well; "
+        "the model returned (2, 3, 5)"
+    )
+
+
+LOADER = DataLoader(TensorDataset(X, FRAMES, LENGTHS), batch_size=2)
+
+
+@pytest.mark.parametrize("source", [(X, FRAMES, LENGTHS), LOADER.dataset, LOADER])
+def test_length_crops_every_form(source):
+    batches = list(Batches(source, 2, "train", length=3).epoch())
+    assert [batch.lengths.tolist() for batch in batches] == [[3, 2], [3, 1], [3]]
+    assert [tuple(batch.x.shape[1:]) for batch in batches] == [(2, 3)] * 3
+    assert [batch.y.shape[-1] for batch in batches] == [3] * 3
+
+
+def test_length_leaves_targets_of_samples_alone():
+    (batch,) = Batches((X, torch.rand(5, 4)), 5, "train", length=4).epoch()
+    assert batch.x.shape[-1] == batch.y.shape[-1] == 4

@@ -12,7 +12,8 @@ import tiny
 from normwise.compare import Comparison, compare, report
 from normwise.compare.engines import worker
 from normwise.compare.ledger import Ledger
-from normwise.compare.trial import evaluate, run_trial
+from normwise.compare.training import evaluate
+from normwise.compare.trial import run_trial
 from normwise.errors import NormError
 
 pytestmark = pytest.mark.usefixtures("brief_timing", "no_drawing")

@@ -69,7 +69,7 @@ def test_peak_memory_is_what_a_hand_counts():
     )
     peak_mb = measure_costs(task, ["as-is"])["as-is"].peak_memory_mb
     gradient_mb, outputs_mb = 4 * size * size / 1e6, 4 * batch * size / 1e6
-    assert gradient_mb + outputs_mb <= peak_mb <= gradient_mb + 3 * outputs_mb
+    assert gradient_mb + outputs_mb <= peak_mb < 1.001 * (gradient_mb + 3 * outputs_mb)
 
 
 def test_candidates_take_turns(task, monkeypatch):

@@ -1,5 +1,6 @@
 """What a task asks of its parts, how it is told from another, how it is read from a file."""
 
+import os
 from functools import partial
 
 import pytest
@@ -9,8 +10,11 @@ from torch import nn
 import normwise as nw
 import tiny
 from normwise.compare import load_task
-from normwise.compare.task import accuracy, mean_absolute_error, mean_squared_error
+from normwise.compare.task import fingerprint
+from normwise.compare.task.batches import Batches
 from normwise.errors import NormError
+
+LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tiny.waves(4, 0)))
 
 
 def own_metric(outputs, targets):
@@ -41,9 +45,21 @@ FRESH = (
         ({"batch_size": 0}, "batch_size must be a whole number above 0, received 0"),
         ({"epochs": 2.5}, "epochs must be a whole number above 0, received 2.5"),
         ({"threads": -1}, "threads must be a whole number above 0, received -1"),
+        ({"folds": 1, "valid": None}, "folds must be a whole number above 1, received 1"),
+        ({"learning_rate": -0.1}, "learning_rate must be a number above 0, received -0.1"),
+        ({"max_grad_norm": "1"}, "max_grad_norm must be a number above 0, received '1'"),
         (
-            {"schedule": "linear"},
-            "schedule='linear' is not known; write 'constant' or 'cosine'",
+            {"schedule": own_metric, "warmup": 3},
+            "warmup= goes with a schedule by name; a function does its own",
+        ),
+        (
+            {"precision": "int8"},
+            "precision='int8' is not known; write 'float32', 'bfloat16' or 'float16'",
+        ),
+        (
+            {"schedule": "steps"},
+            "schedule='steps' is not known; write 'constant', 'cosine' or 'linear', or give a "
+            "function of the optimizer",
         ),
         (
             {"loss": "hinge"},
@@ -52,7 +68,8 @@ FRESH = (
         ),
         (
             {"metric": "f1"},
-            "metric='f1' is not known; write one of accuracy, mse, mae, or give a function",
+            "metric='f1' is not known; write one of accuracy, mse, mae, or give a function or a "
+            "torchmetrics object",
         ),
         (
             {"metric": own_metric},
@@ -68,6 +85,55 @@ FRESH = (
         ),
         ({"valid": None}, "a task needs train= and valid= data, or run=, your own loop"),
         ({"train": None}, "a task needs train= and valid= data, or run=, your own loop"),
+        (
+            {"valid": 1.5},
+            "valid must be data, or the share of train that is held out, above 0 and below 1; "
+            "received 1.5",
+        ),
+        ({"valid": 0.01}, "24 samples are too few for 1 % held out, stratified"),
+        (
+            {"valid": 0.2, "folds": 3},
+            "valid=0.2 and folds=3 both part the samples; give one of them",
+        ),
+        ({"folds": 3}, "folds= part train, so leave out valid="),
+        ({"folds": 25, "valid": None}, "24 samples are too few for 25 folds, stratified"),
+        (
+            {"split": "temporal"},
+            "split= says how train is parted; give folds=, or the share to hold out as valid=0.2",
+        ),
+        (
+            {"groups": [0] * 24},
+            "groups= says how train is parted; give folds=, or the share to hold out as valid=0.2",
+        ),
+        (
+            {"valid": 0.2, "split": "sorted"},
+            "split='sorted' is not known; write 'random', 'stratified' or 'temporal'",
+        ),
+        (
+            {"valid": 0.2, "groups": [0] * 24},
+            "1 groups are too few for 20 % held out, by groups",
+        ),
+        (
+            {"valid": 0.2, "groups": [0, 1]},
+            "groups= must name the group of each of the 24 samples; received list [0, 1] with 2",
+        ),
+        (
+            {"valid": 0.2, "groups": [0, 1] * 12, "split": "temporal"},
+            "groups= asks for a random split of groups; leave out split='temporal'",
+        ),
+        (
+            {"valid": 0.2, "split": "stratified", "train": (torch.rand(9, 2, 4), torch.rand(9))},
+            "split='stratified' needs one class for each sample, as whole numbers (N,); "
+            "y is (9,) float32 on cpu",
+        ),
+        (
+            {"valid": 0.2, "train": LOADER},
+            "a DataLoader cannot be split; give its Dataset, or valid= data",
+        ),
+        (
+            {"valid": 0.2, "train": nw.Windows(torch.rand(99), 8, 4), "split": "random"},
+            "windows overlap, and split='random' mixes them; leave it out",
+        ),
     ],
 )
 def test_a_wrong_part_is_told_at_once(options, sentence):
@@ -97,57 +163,6 @@ def test_a_known_metric_knows_its_direction(metric, higher):
     assert tiny.a_task(metric=metric, higher_is_better=not higher).higher_is_better is not higher
 
 
-LOGITS = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [4.0, 5.0]])
-
-
-@pytest.mark.parametrize(
-    ("metric", "outputs", "targets", "value"),
-    [
-        (accuracy, LOGITS, torch.tensor([0, 1, 1, 1]), 0.75),
-        (accuracy, LOGITS[..., None].repeat(1, 1, 2), torch.tensor([[0, 1]] * 4), 0.5),
-        (mean_squared_error, LOGITS[:2], torch.zeros(2, 2), 3.5),
-        (mean_absolute_error, LOGITS[:2], torch.zeros(2, 2), 1.5),
-    ],
-)
-def test_metrics(metric, outputs, targets, value):
-    assert metric(outputs, targets) == value
-
-
-@pytest.mark.parametrize(
-    ("metric", "outputs", "targets", "sentence"),
-    [
-        (
-            accuracy,
-            LOGITS,
-            torch.zeros(4, 1, dtype=torch.int64),
-            "accuracy takes outputs (N, classes, …) and targets (N, …); received (4, 2) and (4, 1)",
-        ),
-        (
-            accuracy,
-            LOGITS[:, 0],
-            torch.zeros(4),
-            "accuracy takes outputs (N, classes, …) and targets (N, …); received (4,) and (4,)",
-        ),
-        (
-            mean_squared_error,
-            torch.zeros(4, 1),
-            torch.zeros(4),
-            "mse takes outputs and targets of the same shape; received (4, 1) and (4,)",
-        ),
-        (
-            mean_absolute_error,
-            torch.zeros(4),
-            torch.zeros(4, 1),
-            "mae takes outputs and targets of the same shape; received (4,) and (4, 1)",
-        ),
-    ],
-)
-def test_a_metric_broadcasts_nothing(metric, outputs, targets, sentence):
-    with pytest.raises(NormError) as told:
-        metric(outputs, targets)
-    assert str(told.value) == sentence
-
-
 def test_replace_makes_another_task():
     changed = tiny.task.replace(epochs=5, batch_size=4)
     assert (changed.epochs, changed.batch_size) == (5, 4)
@@ -157,11 +172,58 @@ def test_replace_makes_another_task():
     assert changed.fingerprint() == tiny.a_task(epochs=5, batch_size=4).fingerprint()
 
 
+def test_replace_serves_every_option():
+    for options in (
+        {"learning_rate": 0.1},
+        {"length": 8},
+        {"accumulate": 2},
+        {"warmup": 3},
+        {"patience": 1},
+        {"precision": "bfloat16"},
+        {"schedule": "linear"},
+    ):
+        changed = tiny.task.replace(**options)
+        assert changed.fingerprint() == tiny.a_task(**options).fingerprint()
+        assert changed.fingerprint() != tiny.task.fingerprint()
+    assert tiny.task.replace(lr=0.1).learning_rate == 0.1
+    assert tiny.task.replace(length=8).replace(epochs=3).options["length"] == 8
+    assert [batch.x.shape[-1] for batch in tiny.task.replace(length=8).valid.epoch()] == [8, 8]
+
+
+def test_replace_keeps_the_split_of_a_seed():
+    task = tiny.a_task(train=tiny.waves(50, 0), valid=0.2)
+    for one, other in zip(task.data(3), task.replace(batch_size=4).data(3), strict=True):
+        assert one.samples == other.samples
+        assert ys(one) == ys(other)
+
+
+def ys(data):
+    return torch.cat([batch.x[:, 0, 0] for batch in data.epoch()]).tolist()
+
+
+def test_an_optimizer_may_ask_for_the_learning_rate():
+    def asking(parameters, lr):
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.5)
+
+    def with_its_own(parameters, lr=0.2):
+        return torch.optim.SGD(parameters, lr=lr)
+
+    given = [torch.nn.Parameter(torch.zeros(1))]
+    for optimizer, rate in (
+        (None, 0.03),
+        (torch.optim.SGD, 0.03),
+        (partial(torch.optim.SGD, momentum=0.9), 0.03),
+        (partial(torch.optim.SGD, lr=0.5), 0.5),
+        (asking, 0.03),
+        (with_its_own, 0.2),
+        (sgd, 0.1),
+    ):
+        made = tiny.a_task(optimizer=optimizer).new_optimizer(given)
+        assert made.param_groups[0]["lr"] == rate, optimizer
+
+
 def test_replace_by_none_changes_nothing():
     assert tiny.task.replace(epochs=None).fingerprint() == tiny.task.fingerprint()
-
-
-LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tiny.waves(4, 0)))
 
 
 @pytest.mark.parametrize(
@@ -179,12 +241,27 @@ LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*tiny.waves(
             {"batch_size": 2},
             "batch_size cannot be set: this task's DataLoader decides on it",
         ),
+        (
+            {"optimizer": partial(torch.optim.SGD, lr=0.1)},
+            {"lr": 0.2},
+            "learning_rate cannot be set: this task's optimizer decides on it",
+        ),
+        (
+            {"train": nw.Windows(torch.rand(99), 8, 4)},
+            {"length": 9},
+            "length=9 is more than the windows' history of 8; give them that history",
+        ),
     ],
 )
 def test_replace_refuses(options, change, sentence):
     with pytest.raises(NormError) as told:
         tiny.a_task(**options).replace(**change)
     assert str(told.value) == sentence
+
+
+def test_replace_knows_its_options():
+    with pytest.raises(NormError, match=r"^a task has no option size; it has model, train, valid,"):
+        tiny.task.replace(size=3)
 
 
 class Sharper(tiny.Net):
@@ -212,6 +289,66 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, lr=0.1)
 
 
+def loop_to(score):
+    return lambda model, seed, report: score
+
+
+class Items(torch.utils.data.Dataset):
+    """Samples, one at a time, in noise that may be drawn anew each time."""
+
+    def __init__(self, x, y, noise=None):
+        self.x, self.y, self.noise = x, y, noise
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, i):
+        return self.x[i] + (self.noise() if self.noise else 0), self.y[i]
+
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield torch.zeros(2, 16), 0
+
+
+def of_data(source):
+    return fingerprint.of_data(Batches(source, 4, "train"))
+
+
+def test_a_fingerprint_of_arrays_is_of_every_value():
+    x, y = tiny.waves(3000, 0)
+    same = of_data((x.clone(), y.clone()))
+    changed = x.clone()
+    changed[2999, 1, 5] += 1
+    others = [(changed, y), (x.double(), y), (x.mT, y), (x, y + 1), (x, y, y + 1)]
+    assert of_data((x.numpy(), y)) == same
+    assert same not in {of_data(source) for source in others}
+
+
+def test_a_fingerprint_of_a_dataset_is_of_some_items():
+    x, y = tiny.waves(40, 0)
+    changed = x.clone()
+    changed[-1, 0, 0] += 1
+    same, loaded = of_data(Items(x, y)), of_data(torch.utils.data.DataLoader(Items(x, y)))
+    assert same == of_data(Items(x.clone(), y.clone()))
+    assert same.startswith("Items of 40, ")
+    assert loaded.removeprefix("DataLoader") == same.removeprefix("Items")
+    assert same != of_data(Items(changed, y))
+
+
+def test_a_fingerprint_bears_items_that_differ_each_time(generators):
+    x, y = tiny.waves(40, 0)
+    drawn = Items(x, y, noise=partial(torch.randn, 2, 16))
+    assert of_data(drawn) == of_data(drawn) != of_data(Items(x, y))
+    assert generators() == generators.before
+    entropy = Items(x, y, noise=lambda: torch.full((2, 16), float(os.urandom(1)[0])))
+    broken = Items(None, y)
+    assert of_data(entropy) == "Items of 40"
+    assert of_data(broken) == "Items of 40"
+    assert of_data(torch.utils.data.DataLoader(Endless())) == "DataLoader of unknown size"
+
+
 def moved(count, seed):
     x, y = tiny.waves(count, seed)
     return x + 1e-6, y
@@ -237,6 +374,16 @@ FINGERPRINTS = [
     ({"model": Sharper}, {"model", "code"}),
     ({"model": seeded_otherwise}, {"model", "code"}),
     ({"name": "another"}, set()),
+    ({"length": 8}, {"length"}),
+    ({"accumulate": 2}, {"gradients"}),
+    ({"max_grad_norm": 1.0}, {"gradient norm"}),
+    ({"patience": 1}, {"early stopping"}),
+    ({"precision": "bfloat16"}, {"precision"}),
+    ({"warmup": 2}, {"warm-up"}),
+    ({"schedule": own_metric}, {"schedule", "code"}),
+    ({"valid": 0.25}, {"validation", "validation data"}),
+    ({"valid": 0.25, "groups": [0, 1] * 12}, {"validation", "validation data", "groups"}),
+    ({"train": Items(*tiny.waves(24, 1))}, {"training data"}),
 ]
 
 
@@ -257,8 +404,10 @@ def test_a_fingerprint_differs_where_the_task_does(options, different):
             {"optimizer": partial(torch.optim.SGD, lr=0.2)},
         ),
         ({"run": own_run}, {"run": lambda model, seed, report: 0.25}),
+        ({"run": loop_to(0.25)}, {"run": loop_to(0.5)}),
+        ({"run": partial(own_run, model=own_run)}, {"run": partial(own_run, model=own_metric)}),
     ],
-    ids=["code of a part", "arguments of a partial", "own loop"],
+    ids=["code of a part", "arguments of a partial", "own loop", "what it encloses", "a function"],
 )
 def test_a_fingerprint_tells_code_apart(one, other):
     assert tiny.a_task(**one).fingerprint()["code"] != tiny.a_task(**other).fingerprint()["code"]

@@ -4,6 +4,6 @@ task → trial → ledger → verdict → report
 """
 
 from normwise.compare.comparison import Comparison, compare
-from normwise.compare.task import Task, load_task
+from normwise.compare.task import Task, Windows, load_task
 
-__all__ = ["Comparison", "Task", "compare", "load_task"]
+__all__ = ["Comparison", "Task", "Windows", "compare", "load_task"]

@@ -1,5 +1,6 @@
 """What each candidate costs: timed side by side, after the trials, with nothing else running."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,12 +11,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from normwise.compare.batches import Batch
 from normwise.compare.ledger import Cost
 from normwise.compare.task import Task
-from normwise.compare.trial import candidate_model, forward, train_step
+from normwise.compare.task.batches import Batch
+from normwise.compare.training import Training, forward
+from normwise.compare.trial import candidate_model
 from normwise.timing import take_turns
 
+FIRST_SEED = 0  # whose weights and batches are timed
 ROUNDS = 7
 ROUND_S = 0.05
 
@@ -29,11 +32,13 @@ def measure_costs(
     machine falls on all of them; the figure is the median round. A task with a
     loop of its own shows no batches: only its parameters are counted.
     """
-    parameters = {c: _trained(candidate_model(task, c, 0)) for c in candidates}
-    if task.train is None or task.valid is None:
+    parameters = {c: _trained(candidate_model(task, c, FIRST_SEED)) for c in candidates}
+    if task.run is not None:
         return {c: Cost(parameters=parameters[c]) for c in candidates}
-    training = next(task.train.epoch(torch.Generator().manual_seed(0))).to(task.device)
-    validation = next(task.valid.epoch()).to(task.device)
+    to_learn, to_judge = task.data(FIRST_SEED)
+    epoch = to_learn.epoch(torch.Generator().manual_seed(FIRST_SEED))
+    training = [batch.to(task.device) for batch in itertools.islice(epoch, task.accumulate)]
+    validation = next(to_judge.epoch()).to(task.device)
     steps = {c: _training(task, c, training) for c in candidates}
     passes = {c: _inference(task, c, validation) for c in candidates}
     memory = {c: _peak_memory_mb(task, steps[c]) for c in candidates}
@@ -51,18 +56,18 @@ def _trained(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad and not lazy(p))
 
 
-def _training(task: Task, candidate: str, batch: Batch) -> Callable[[], object]:
-    model = candidate_model(task, candidate, 0).train()
-    optimizer = task.new_optimizer(model)
-    return lambda: train_step(task, model, optimizer, batch)
+def _training(task: Task, candidate: str, batches: list[Batch]) -> Callable[[], object]:
+    training = Training(task, candidate_model(task, candidate, FIRST_SEED).train())
+    return lambda: training.step(batches)
 
 
 def _inference(task: Task, candidate: str, batch: Batch) -> Callable[[], object]:
-    model = candidate_model(task, candidate, 0).eval()
+    model = candidate_model(task, candidate, FIRST_SEED).eval()
 
     @torch.no_grad()
     def run() -> object:
-        return forward(model, batch)
+        with task.autocast():
+            return forward(model, batch)
 
     return run
 

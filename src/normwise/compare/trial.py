@@ -1,21 +1,19 @@
 """One trial: one candidate, trained with one seed, scored."""
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from normwise.compare.batches import Batch, Batches
 from normwise.compare.randomness import own_randomness
 from normwise.compare.task import Task
+from normwise.compare.training import DivergedError, number, train
 from normwise.errors import TaskError, one_line
-from normwise.layers import padding
 from normwise.surgery import swap
 
 AS_IS = "as-is"
@@ -42,10 +40,6 @@ class Outcome:
     kind: Kind = "finished"
     worker: str | None = None  # host and process that ran it, as "host:123"
     lost: list[str] = field(default_factory=list)  # why earlier attempts came to nothing
-
-
-class _DivergedError(Exception):
-    pass
 
 
 class _StoppedError(BaseException):
@@ -95,13 +89,13 @@ def run_trial(
             if task.run is not None:
                 score = _own_loop(task, model, seed, add)
             else:
-                score = _train(task, model, seed, add)
+                score = train(task, model, seed, add)
             if keep_weights:
                 weights = {key: value.cpu() for key, value in model.state_dict().items()}
             kind = "finished"
         except _StoppedError as stop:
             kind, reason = "stopped", str(stop)
-        except _DivergedError as error:
+        except DivergedError as error:
             reason = f"diverged: {error}"
         except (MemoryError, torch.OutOfMemoryError):
             reason = _OUT_OF_MEMORY
@@ -127,105 +121,25 @@ def candidate_model(task: Task, candidate: str, seed: int) -> torch.nn.Module:
     return model.to(task.device)
 
 
-def forward(model: torch.nn.Module, batch: Batch) -> Any:
-    """The model's outputs; the lengths reach its norms, and its forward if that takes them."""
-    if batch.lengths is None:
-        return model(batch.x)
-    takes_lengths = "lengths" in inspect.signature(model.forward).parameters
-    with padding(batch.lengths):
-        return model(batch.x, lengths=batch.lengths) if takes_lengths else model(batch.x)
-
-
-def evaluate(task: Task, model: torch.nn.Module, data: Batches) -> float:
-    """The task's metric over all of `data`, in evaluation mode.
-
-    Raises
-        TaskError  if the metric is not a finite number although all outputs are.
-    """
-    outputs, targets = [], []
-    model.eval()
-    with torch.no_grad():
-        for batch in data.epoch():
-            outputs.append(forward(model, batch.to(task.device)).cpu())
-            targets.append(batch.y.cpu())
-    if len({out.shape[1:] for out in outputs}) > 1:
-        raise TaskError(
-            "the model's outputs differ in size from batch to batch, so they cannot be scored "
-            "together; pad them to one size in the model's forward"
-        )
-    every_output = torch.cat(outputs)
-    if not every_output.isfinite().all():
-        raise _DivergedError("the outputs were not finite")
-    returned = task.metric(every_output, torch.cat(targets))
-    score = _number(returned)
-    if score is None or not math.isfinite(score):
-        raise TaskError(
-            f"the metric {task.metric_name!r} returned {returned!r} for finite outputs "
-            f"{tuple(every_output.shape)}; it must return a number"
-        )
-    return score
-
-
-def train_step(
-    task: Task, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
-) -> float:
-    """One step of the optimizer on one batch; returns the loss."""
-    optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(forward(model, batch), batch.y)
-    loss.backward()
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _train(
-    task: Task, model: torch.nn.Module, seed: int, add: Callable[[dict[str, float]], None]
-) -> float:
-    assert task.train is not None
-    assert task.valid is not None
-    optimizer = task.new_optimizer(model)
-    scheduler = task.new_scheduler(optimizer)
-    order = torch.Generator().manual_seed(seed)
-    score = math.nan
-    for epoch in range(1, task.epochs + 1):
-        model.train()
-        losses = []
-        for batch in task.train.epoch(order):
-            losses.append(train_step(task, model, optimizer, batch.to(task.device)))
-            if not math.isfinite(losses[-1]):
-                raise _DivergedError(f"the loss was {losses[-1]} in epoch {epoch}")
-        scheduler.step()
-        score = evaluate(task, model, task.valid)
-        add({"epoch": epoch, "loss": sum(losses) / max(len(losses), 1), "score": score})
-    return score
-
-
 def _own_loop(
     task: Task, model: torch.nn.Module, seed: int, add: Callable[[dict[str, float]], None]
 ) -> float:
     assert task.run is not None
 
     def report(step: int, value: float) -> None:
-        number = _number(value)
-        if number is not None and math.isfinite(number):  # a curve has no place for the others
-            add({"epoch": int(step), "score": number})
+        score = number(value)
+        if score is not None and math.isfinite(score):  # a curve has no place for the others
+            add({"epoch": int(step), "score": score})
 
     returned = task.run(model, seed, report)
-    score = _number(returned)
+    score = number(returned)
     if score is None:
         raise TaskError(
             f"run(model, seed, report) must return the score as a number; it returned {returned!r}"
         )
     if not math.isfinite(score):
-        raise _DivergedError(f"the score was {score}")
+        raise DivergedError(f"the score was {score}")
     return score
-
-
-def _number(value: Any) -> float | None:
-    """A score as a number, whether it came as one or in a tensor; None where it is neither."""
-    try:
-        return float(value.detach() if isinstance(value, Tensor) else value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
 
 
 @contextmanager
