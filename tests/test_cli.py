@@ -114,6 +114,35 @@ def test_a_report_is_drawn_again(norm, tmp_path):
     assert after.keys() == before.keys()
 
 
+def test_a_sweep_prints_its_table_and_is_drawn_again(norm, tmp_path):
+    vary = ("--vary", "batch-size=8,24", "--out", "swept")
+    code, printed, complaints = norm(*BASICS, *vary)
+    assert (code, complaints) == (0, "")
+    assert widest(printed) <= 80
+    table, signs, advice, paths = printed.strip().split("\n\n")
+    assert table.splitlines()[0].split() == ["candidate", "8", "24", "mean", "rank"]
+    assert "baseline" in signs
+    assert "recommended" in advice.lower()
+    assert paths.splitlines() == ["swept/report.html", "swept/results.json"]
+    assert norm("report", "swept")[1] == printed
+    runs = [f"swept/batch_size={value}" for value in (8, 24)]
+    code, printed, complaints = norm("report", *runs)
+    assert (code, complaints) == (0, "")
+    assert (tmp_path / "runs" / "batch_size=8+batch_size=24" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("given", ["8,24", "=8", "batch_size"])
+def test_what_is_varied_has_a_name(capsys, given):
+    with pytest.raises(SystemExit):
+        main(["compare", "--vary", given])
+    assert f"{given!r} is not KEY=A,B,…, as in batch_size=2,8,32" in capsys.readouterr().err
+
+
+def test_values_are_numbers_where_they_can_be():
+    options = _parser().parse_args(["compare", "--vary", "a-b=1,1e-3,cosine"])
+    assert options.vary == {"a_b": [1, 1e-3, "cosine"]}
+
+
 @pytest.mark.usefixtures("no_drawing")
 def test_a_long_path_stays_in_one_piece(norm, tmp_path):
     deep = tmp_path / "a-long-name-for-a-folder" / "and-another-one-below-it" / ("x" * 40)

@@ -6,14 +6,16 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from normwise.catalogue import catalogue
-from normwise.compare import Comparison, Task, compare, load_task
+from normwise.compare import Comparison, Study, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
 from normwise.compare.engines import ENGINES
 from normwise.compare.loggers import LOGGERS
+from normwise.compare.study import is_study, side_by_side
 from normwise.compare.task import load_module
 from normwise.compare.watching import watch, write_csv
 from normwise.demands import IN_WORDS
@@ -22,6 +24,7 @@ from normwise.version import __version__
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,9 +60,16 @@ def _parser() -> argparse.ArgumentParser:
         help="try norms on a task and say which to take",
         description="Try normalization layers on a task, every one with the same seeds, and say "
         "which to take and how sure that is. Without a file: speaker recognition on speech that "
-        "comes with normwise. Stopped anywhere, the same command goes on.",
+        "comes with normwise. With several, or with --vary, a report of all together as well. "
+        "Stopped anywhere, the same command goes on.",
     )
-    run.add_argument("task", nargs="?", type=Path, help="Python file with task = nw.Task(...)")
+    run.add_argument("task", nargs="*", type=Path, help="Python files with task = nw.Task(...)")
+    run.add_argument(
+        "--vary",
+        type=_values,
+        metavar="KEY=A,B,…",
+        help="an option of the task and its values, as in batch_size=2,8,32 or lr=1e-4,1e-3",
+    )
     run.add_argument(
         "--candidates",
         type=_candidates,
@@ -89,7 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_compare, left="finished trials are kept, and the same command goes on")
 
     report = commands.add_parser("report", help="draw the report of a run again")
-    report.add_argument("run", type=Path, help="folder of the run, as in runs/my-task")
+    report.add_argument(
+        "run",
+        type=Path,
+        nargs="+",
+        help="folder of a run; several: side by side",
+    )
+    report.add_argument("--out", type=Path, metavar="DIR", help="for several; default: runs/A+B")
     report.add_argument("--json", action="store_true", help="print results.json, not the table")
     report.add_argument("--watch", action="store_true", help="show a run that is going on")
     report.add_argument(
@@ -151,19 +167,36 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
+def _values(text: str) -> dict[str, list[int | float | str]]:
+    """batch_size=2,4 → {"batch_size": [2, 4]}."""
+    option, equals, values = text.partition("=")
+    if not equals or not option:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=A,B,…, as in batch_size=2,8,32")
+    return {option.strip().replace("-", "_"): [_value(part) for part in values.split(",")]}
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text.strip()
+
+
 def _compare(options: argparse.Namespace) -> None:
-    if options.task is None:
+    if options.task:
+        tasks = [load_task(path) for path in options.task]
+    else:
         from normwise.recipes import vowels
 
-        task = vowels.task()
-    else:
-        task = load_task(options.task)
-    comparison = compare(
-        task.replace(epochs=options.epochs, batch_size=options.batch_size),
+        tasks = [vowels.task()]
+    tasks = [t.replace(epochs=options.epochs, batch_size=options.batch_size) for t in tasks]
+    result = compare(
+        tasks[0] if len(tasks) == 1 else tasks,
         options.candidates,
+        vary=options.vary,
         seeds=options.seeds,
         out=options.out,
-        workers=_workers(options, task),
+        workers=_workers(options, tasks),
         engine=options.engine,
         trial_timeout=options.trial_timeout,
         address=options.address,
@@ -173,51 +206,81 @@ def _compare(options: argparse.Namespace) -> None:
         progress=not options.json,
         command=options.command_line,
     )
-    _show(comparison, as_json=options.json)
+    _show(result, as_json=options.json)
 
 
-def _workers(options: argparse.Namespace, task: Task) -> int | None:
+def _workers(options: argparse.Namespace, tasks: Sequence[Task]) -> int | None:
     """As asked for; else one trial per core at a time, and on a GPU one at a time."""
     if options.workers is not None or options.engine in ("here", "ray"):
         workers: int | None = options.workers
         return workers
-    if task.device.type != "cpu":
+    if any(task.device.type != "cpu" for task in tasks):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // task.threads)
+    return max(1, (cores or 1) // max(task.threads for task in tasks))
 
 
 def _report(options: argparse.Namespace) -> None:
+    first = options.run[0]
+    if len(options.run) > 1 and (options.watch or options.csv is not None):
+        raise NormError("--watch and --csv take one run at a time")
     if options.csv is not None:
-        write_csv(options.run, options.csv)
+        write_csv(first, options.csv)
         return
     if options.watch:
         options.left = "what was watched goes on"
-        watch(options.run)
-    comparison = Comparison.load(options.run)
-    comparison.write()
-    _show(comparison, as_json=options.json)
+        watch(first)
+    shown: Comparison | Study
+    if len(options.run) > 1:
+        shown = side_by_side(options.run, options.out, options.command_line)
+    else:
+        shown = Study.load(first) if is_study(first) else Comparison.load(first)
+    shown.write()
+    _show(shown, as_json=options.json)
 
 
-def _show(comparison: Comparison, *, as_json: bool) -> None:
+def _show(shown: Comparison | Study, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(comparison.results, indent=2))
+        print(json.dumps(shown.results, indent=2))
         return
     from rich.console import Console
     from rich.text import Text
 
-    from normwise.compare.report.table import WIDTH, build_table
+    from normwise.compare.report.table import WIDTH
 
-    results = comparison.results
     console = Console(highlight=False)
     console = Console(highlight=False, width=min(console.width, WIDTH))
+    if isinstance(shown, Study):
+        _show_study(shown, console)
+    else:
+        _show_comparison(shown, console)
+    for name in ("report.html", "results.json", "ledger.sqlite"):
+        if (shown.folder / name).exists():
+            console.print(Text(str(shown.folder / name), style="dim"), soft_wrap=True)
+
+
+def _show_comparison(comparison: Comparison, console: "Console") -> None:
+    from rich.text import Text
+
+    from normwise.compare.report.table import build_table
+
+    results = comparison.results
     console.print(build_table(results))
     console.print("", Text(results["recommendation"]["why"], style="bold"), "", sep="\n")
     for row in results["candidates"]:
         for failure in row["failed"]:
             console.print(Text(f"{row['name']}, seed {failure['seed']}: {failure['reason']}"))
-    for name in ("report.html", "results.json", "ledger.sqlite"):
-        console.print(Text(str(comparison.folder / name), style="dim"), soft_wrap=True)
+
+
+def _show_study(study: Study, console: "Console") -> None:
+    from rich.text import Text
+
+    from normwise.compare.report.study.table import build_tables, legend
+
+    for table in build_tables(study.results):
+        console.print(table, "", sep="\n")
+    console.print(Text(legend(study.results), style="dim"))
+    console.print("", Text(study.advice, style="bold"), "", sep="\n")
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ task → trial → ledger → verdict → report
 """
 
 from normwise.compare.comparison import Comparison, compare
+from normwise.compare.study import Study
 from normwise.compare.task import Task, Windows, load_task
 
-__all__ = ["Comparison", "Task", "Windows", "compare", "load_task"]
+__all__ = ["Comparison", "Study", "Task", "Windows", "compare", "load_task"]

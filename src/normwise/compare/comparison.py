@@ -5,10 +5,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -28,6 +28,9 @@ from normwise.errors import NormError
 from normwise.machine import describe_machine
 from normwise.surgery import find, plan
 from normwise.version import __version__
+
+if TYPE_CHECKING:
+    from normwise.compare.study import Study
 
 SEEDS = 5
 FIRST_SEED = 0
@@ -115,10 +118,27 @@ class Comparison:
         return f"{self.table}\n{self.results['recommendation']['why']}"
 
 
+@overload
 def compare(
-    task: Task,
+    task: Task, candidates: Sequence[str] | None = None, *, vary: None = None, **options: Any
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    task: Task | Sequence[Task],
     candidates: Sequence[str] | None = None,
     *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    **options: Any,
+) -> "Study": ...
+
+
+def compare(  # type: ignore[misc]  # **options above are the ones named here
+    task: Task | Sequence[Task],
+    candidates: Sequence[str] | None = None,
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
     seeds: int = SEEDS,
     out: Path | str | None = None,
     workers: int | None = None,
@@ -132,14 +152,18 @@ def compare(
     keep_models: Literal["first", "all"] = "first",
     progress: bool = True,
     command: str = "normwise.compare(...)",
-) -> Comparison:
+) -> "Comparison | Study":
     """Try candidates on a task with paired seeds, and say which to take and how sure that is.
 
     Finished trials are in ``<out>/ledger.sqlite`` the moment they end: stopped
     anywhere, the same call goes on and repeats nothing. The model as it is, and
     no norm at all, are always among the candidates.
 
+    Several tasks, or one at several values of an option, are as many comparisons, each
+    in a folder of its own, and a `Study` of them all.
+
     candidates  catalogue names, as in "group:8"; those that fit the model if left out
+    vary        an option of the task and its values, as in {"batch_size": [2, 4, 8]}
     seeds       how many trials each candidate gets, with seeds 0, 1, …
     out         folder for ledger, results.json and report.html; runs/<task name> if left out
     workers     how many trials run at a time; one if left out, on Ray all there is room for
@@ -159,6 +183,11 @@ def compare(
         NormError  before any trial, if a candidate does not fit or the folder holds
                    another task's ledger; or if the metric fails.
     """
+    asked = dict(locals())  # first, while nothing else is there
+    if vary is not None or not isinstance(task, Task):
+        from normwise.compare.study import compare_several  # which stands on this module
+
+        return compare_several(**asked)
     from normwise.compare.results import gather_results  # SciPy loads when it is needed
 
     if not isinstance(seeds, int) or seeds < 1:
@@ -174,7 +203,7 @@ def compare(
         gpus_per_trial=gpus_per_trial,
     )
     folder = Path("runs") / (task.name or "task") if out is None else Path(out)
-    names, changes = _checked_candidates(task, candidates)
+    names, changes = checked_candidates(task, candidates)
     fingerprint = task.fingerprint()
     if fresh:
         discard(folder)
@@ -245,7 +274,7 @@ def _run(
             logs.update()
 
 
-def _checked_candidates(
+def checked_candidates(
     task: Task, candidates: Sequence[str] | None
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Every candidate's name, and what it changes in the model: known to fit before any trial."""

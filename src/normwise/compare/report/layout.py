@@ -69,6 +69,27 @@ def padded(low: float, high: float) -> tuple[float, float]:
     return float(low - room), float(high + room)
 
 
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The ascending heights, moved as little as it takes to keep them a gap apart."""
+    # Neighbours that collide become a group, which stands about its own middle.
+    groups: list[list[int]] = []
+    for number in range(len(heights)):
+        groups.append([number])
+        while len(groups) > 1 and _start(groups[-2], heights, gap) + gap * len(groups[-2]) > _start(
+            groups[-1], heights, gap
+        ):
+            last = groups.pop()
+            groups[-1] += last
+    return [
+        _start(group, heights, gap) + gap * place for group in groups for place in range(len(group))
+    ]
+
+
+def _start(group: Sequence[int], heights: Sequence[float], gap: float) -> float:
+    """Where the lowest of a group stands, if the group is centred on the heights it wants."""
+    return float(np.mean([heights[i] for i in group]) - gap * (len(group) - 1) / 2)
+
+
 def scale_by_decades(axes: Axes, direction: str, values: Sequence[float]) -> None:
     """Make x or y logarithmic, with plain digits: matplotlib's own are written in mathtext."""
     axes.set(**{f"{direction}scale": "log"})

@@ -204,7 +204,7 @@ def read_results(results: Mapping[str, Any]) -> Results:
     Raises
         NormError  if a key is missing that every comparison has, or a verdict is unknown.
     """
-    tidy = _tidy(results)
+    tidy = tidied(results)
     try:
         metric, task = tidy["metric"], tidy["task"]
         higher = bool(metric["higher_is_better"])
@@ -315,13 +315,14 @@ def _texts(entries: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in entries.items() if value is not None}
 
 
-def _tidy(value: Any) -> Any:
+def tidied(value: Any) -> Any:
+    """The value without numbers and characters that no page can show."""
     if isinstance(value, str):
         return _UNPRINTABLE.sub("\ufffd", value)
     if isinstance(value, float):
         return value if abs(value) < _LARGEST else None
     if isinstance(value, Mapping):
-        return {_tidy(str(key)): _tidy(entry) for key, entry in value.items()}
+        return {tidied(str(key)): tidied(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_tidy(entry) for entry in value]
+        return [tidied(entry) for entry in value]
     return value

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 80
-_STYLES = {"better": "green", "worse": "red", "failed": "red", "equivalent": "cyan"}
+STYLES = {"better": "green", "worse": "red", "failed": "red", "equivalent": "cyan"}
 
 
 def build_table(results: Mapping[str, Any]) -> "Table":
@@ -38,7 +38,7 @@ def build_table(results: Mapping[str, Any]) -> "Table":
             Text(row["name"], style="bold" if chosen else ""),
             _score(row, places),
             _difference(row, places),
-            Text(_verdict(row, len(results["seeds"])), style=_STYLES.get(row["verdict"], "dim")),
+            Text(_verdict(row, len(results["seeds"])), style=STYLES.get(row["verdict"], "dim")),
             _number(row["inference_us_per_sample"], 1),
         )
     return table
@@ -46,11 +46,16 @@ def build_table(results: Mapping[str, Any]) -> "Table":
 
 def render_table(results: Mapping[str, Any]) -> str:
     """The table as plain text."""
+    return plain_text(build_table(results))
+
+
+def plain_text(table: "Table") -> str:
+    """A table as it is printed where there are no colours."""
     from rich.console import Console
 
     console = Console(width=WIDTH, color_system=None, force_terminal=False)
     with console.capture() as captured:
-        console.print(build_table(results))
+        console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
