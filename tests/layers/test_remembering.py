@@ -1,6 +1,7 @@
 """Running statistics that behave: wide, unmoved by empty batches, safe from what is not finite."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -215,9 +216,24 @@ def test_nonfinite_statistics_are_taken_in_as_torch_does(value):
     assert int(ours.num_batches_tracked) == 1
 
 
+# Every layer that remembers, made with what becomes of such a batch.
+GUARDED = {
+    "batch": nw.BatchNorm1d,
+    "sync": nw.SyncBatchNorm,
+    "instance": partial(nw.InstanceNorm1d, momentum=None, track_running_stats=True),
+    "renorm": nw.BatchRenorm1d,
+    "ghost": partial(nw.GhostBatchNorm1d, 2),
+    "switchable": nw.SwitchableNorm1d,
+    "evonorm-b0": nw.EvoNormB01d,
+    "lazy": lambda features, **keywords: nw.LazyBatchNorm1d(**keywords),
+}
+each_guarded = pytest.mark.parametrize("make", GUARDED.values(), ids=GUARDED)
+
+
+@each_guarded
 @pytest.mark.parametrize("value", SPOILED)
-def test_nonfinite_statistics_are_skipped(value):
-    layer, clean = nw.BatchNorm1d(4, on_nonfinite="skip"), nw.BatchNorm1d(4)
+def test_nonfinite_statistics_are_skipped(make, value):
+    layer, clean = make(4, on_nonfinite="skip"), make(4)
     for x in (batch(3, 4, 5), spoiled(value), batch(2, 4, 6)):
         layer(x)
     for x in (batch(3, 4, 5), batch(2, 4, 6)):
@@ -225,9 +241,10 @@ def test_nonfinite_statistics_are_skipped(value):
     assert_same(state(layer), state(clean))
 
 
+@each_guarded
 @pytest.mark.parametrize("value", SPOILED)
-def test_nonfinite_statistics_are_refused(value):
-    layer = nw.BatchNorm1d(4, on_nonfinite="raise")
+def test_nonfinite_statistics_are_refused(make, value):
+    layer = make(4, on_nonfinite="raise")
     layer(batch(3, 4, 5))
     before = state(layer)
     with pytest.raises(nw.NormError) as caught:
@@ -270,5 +287,6 @@ def test_only_words_that_are_known():
 
 def test_repr_says_so_where_it_is_not_torchs():
     assert "on_nonfinite" not in repr(nw.BatchNorm1d(4))
-    assert repr(nw.BatchNorm1d(4, on_nonfinite="skip")).endswith(", on_nonfinite='skip')")
+    for make in GUARDED.values():
+        assert ", on_nonfinite='skip'" in repr(make(4, on_nonfinite="skip"))
     assert nw.make("batch:on_nonfinite=skip", 4).on_nonfinite == "skip"

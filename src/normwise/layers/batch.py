@@ -10,11 +10,8 @@ from normwise.checks import check_activation
 from normwise.errors import NormError
 from normwise.layers.base import checked_size
 from normwise.layers.lazy import Lazy, make_lazy
-from normwise.layers.remembering import Remembering
+from normwise.layers.remembering import Remembering, policy_of
 from normwise.running import OnNonfinite, Remembered, Running
-
-# Made once for each kind: checking its words takes as long as the norm of a small tensor.
-_POLICIES: dict[tuple[float | None, OnNonfinite], Running] = {}
 
 
 class _Remembering(Remembering, _NormBase):
@@ -40,20 +37,7 @@ class _Remembering(Remembering, _NormBase):
             make_lazy(self)
 
     def _policy(self) -> Running:
-        key = (self.momentum, self.on_nonfinite)
-        policy = _POLICIES.get(key)
-        if policy is None:
-            if self.momentum is None:
-                policy = Running(average="cumulative", on_nonfinite=self.on_nonfinite)
-            else:
-                policy = Running(momentum=self.momentum, on_nonfinite=self.on_nonfinite)
-            _POLICIES[key] = policy
-        return policy
-
-    def extra_repr(self) -> str:
-        words = super().extra_repr()
-        plain = self.on_nonfinite == "ignore"
-        return words if plain else f"{words}, on_nonfinite={self.on_nonfinite!r}"
+        return policy_of(self.momentum, self.on_nonfinite)
 
 
 class _Batch(_Remembering):
@@ -161,6 +145,7 @@ class _Instance(_Remembering):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
         activation: str | None = None,
     ) -> None:
         super().__init__(
@@ -172,6 +157,7 @@ class _Instance(_Remembering):
             device,
             dtype,
             bias=bias,
+            on_nonfinite=on_nonfinite,
             activation=activation,
         )
 
@@ -189,7 +175,7 @@ class InstanceNorm1d(_Instance, torch.nn.InstanceNorm1d):
         y[n, c, t] = (x[n, c, t] - mean[n, c]) / sqrt(var[n, c] + eps) * weight[c] + bias[c]
 
     With `track_running_stats`, evaluation uses the average of the series'
-    statistics instead of their own.
+    statistics instead of their own; `on_nonfinite` is as in `BatchNorm1d`.
 
     Shapes
         x     (N, C, T) or (C, T), floating; any unit

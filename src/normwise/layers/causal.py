@@ -101,9 +101,9 @@ class CausalNorm1d(Channelwise):
                 f"{self._name()} cannot learn its size from a stream; make it with "
                 f"num_features={x.shape[1]}"
             )
-        if state is not None and len(state.elements) != len(x):
+        if state is not None and state.elements.shape[0] != x.shape[0]:
             raise NormError(
-                f"the state is of {len(state.elements)} series, and x has {len(x)}: received "
+                f"the state is of {len(state.elements)} series, and x has {x.shape[0]}: received "
                 f"{tuple(x.shape)}; a stream keeps its series"
             )
         fitted = self.scheme.pattern.fit(x.dim())
@@ -130,7 +130,7 @@ class LazyCausalNorm1d(CausalNorm1d, Lazy):
 
 
 def _start(x: Tensor) -> CausalState:
-    nothing = x.new_zeros((len(x), 1, 1), dtype=torch.float64)
+    nothing = x.new_zeros((x.shape[0], 1, 1), dtype=torch.float64)
     return CausalState(nothing, nothing, nothing)
 
 

@@ -9,10 +9,10 @@ from normwise.axes import SCHEMES, Fitted
 from normwise.checks import check_groups
 from normwise.layers.channelwise import Channelwise, weight_and_bias
 from normwise.layers.lazy import Lazy
-from normwise.layers.remembering import Remembering
+from normwise.layers.remembering import Remembering, policy_of
 from normwise.ops import Stored
 from normwise.reference import Moments, measure, split, wide
-from normwise.running import Running, unbiased
+from normwise.running import OnNonfinite, Running, unbiased
 
 _PAPER_GROUPS = 32
 
@@ -122,6 +122,7 @@ class _B0(_EvoNorm, Remembering):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         super().__init__(
             num_features,
@@ -132,6 +133,7 @@ class _B0(_EvoNorm, Remembering):
             dtype=dtype,
         )
         self.momentum = momentum
+        self.on_nonfinite = on_nonfinite
         self._policy()  # refuses a momentum that can never be valid
         counter = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_tracked", counter)
@@ -146,7 +148,7 @@ class _B0(_EvoNorm, Remembering):
             counter.zero_()
 
     def _policy(self) -> Running:
-        return Running("cumulative") if self.momentum is None else Running(momentum=self.momentum)
+        return policy_of(self.momentum, self.on_nonfinite)
 
     def remember(self, moments: Moments | Stored, fitted: Fitted) -> None:
         assert isinstance(moments, Moments)  # a formula of its own measures them
@@ -178,7 +180,8 @@ class EvoNormB01d(_B0):
     takes the place of the activation that follows, too. In training batch_var is
     the batch's own, and running_var (unbiased) follows it with weight
     `momentum`; evaluation takes running_var. `momentum=None` averages all
-    batches alike. `num_features` left out is inferred.
+    batches alike; `on_nonfinite` is as in `BatchNorm1d`. `num_features` left out is
+    inferred.
 
     Shapes
         x     (N, C, T), floating; any unit

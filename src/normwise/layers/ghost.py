@@ -10,6 +10,7 @@ from normwise.errors import NormError
 from normwise.layers.batch import BatchNorm1d, BatchNorm2d, BatchNorm3d, _Batch
 from normwise.layers.lazy import Lazy
 from normwise.ops import normalize
+from normwise.running import OnNonfinite
 
 
 class _Ghost(_Batch):
@@ -25,6 +26,7 @@ class _Ghost(_Batch):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         whole = whole_number(ghost_size)
         if whole is None:
@@ -33,7 +35,15 @@ class _Ghost(_Batch):
                 f"received {ghost_size!r}"
             )
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            on_nonfinite=on_nonfinite,
         )
         self.ghost_size = whole
 
@@ -41,7 +51,7 @@ class _Ghost(_Batch):
         self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
     ) -> Tensor:
         """Batch norm of each ghost: the last is filled up with samples that are not real."""
-        samples = len(x)
+        samples = x.shape[0]
         if not self.training or samples <= self.ghost_size:
             return super().normalized(x, mask, fitted, residual)
         if mask is None:

@@ -196,16 +196,17 @@ def mask_in_force(x: Tensor, features: tuple[int, ...]) -> Tensor | None:
     if not positions:
         return None
     time = positions[-1]
-    if len(padded.lengths) != len(x):
+    if len(padded.lengths) != x.shape[0]:
         raise NormError(
             f"nw.padding was given {len(padded.lengths)} lengths, and a layer received a batch "
-            f"of {len(x)}: x {tuple(x.shape)}; give one length for each series"
+            f"of {x.shape[0]}: x {tuple(x.shape)}; give one length for each series"
         )
     here = x.shape[time]
     if padded.size is None and padded.outer:
         padded.told(here)
     mask = torch.arange(here, device=x.device) < padded.at(here).to(x.device)[:, None]
-    return mask.reshape([len(x) if i == 0 else here if i == time else 1 for i in range(x.dim())])
+    shape = [here if i == time else 1 for i in range(x.dim())]
+    return mask.reshape([x.shape[0], *shape[1:]])
 
 
 def _checked(lengths: Tensor | Sequence[int]) -> Tensor:

@@ -9,10 +9,25 @@ from normwise.axes import Fitted
 from normwise.layers.base import Normalization
 from normwise.ops import Stored, remember
 from normwise.reference import Moments, measured, wide
-from normwise.running import Remembered, Running, recall
+from normwise.running import OnNonfinite, Remembered, Running, recall
 
 _Self = TypeVar("_Self", bound="Remembering")
 _STATISTICS = ("running_mean", "running_var")
+# Made once for each kind: checking its words takes as long as the norm of a small tensor.
+_POLICIES: dict[tuple[float | None, OnNonfinite], Running] = {}
+
+
+def policy_of(momentum: float | None, on_nonfinite: OnNonfinite) -> Running:
+    """The policy that torch.nn's spelling of a momentum means: None is the plain average."""
+    key = (momentum, on_nonfinite)
+    policy = _POLICIES.get(key)
+    if policy is None:
+        if momentum is None:
+            policy = Running(average="cumulative", on_nonfinite=on_nonfinite)
+        else:
+            policy = Running(momentum=momentum, on_nonfinite=on_nonfinite)
+        _POLICIES[key] = policy
+    return policy
 
 
 class WideStatistics(Normalization):
@@ -49,6 +64,7 @@ class Remembering(WideStatistics):
 
     num_batches_tracked: Tensor | None
     track_running_stats: bool
+    on_nonfinite: OnNonfinite = "ignore"  # what becomes of a batch that is not finite
     frozen: bool = False  # whether the layer stays in evaluation, whatever `.train()` says
 
     def train(self: _Self, mode: bool = True) -> _Self:
@@ -57,8 +73,9 @@ class Remembering(WideStatistics):
         return self
 
     def extra_repr(self) -> str:
-        words = super().extra_repr()
-        return f"{words}, frozen=True" if self.frozen else words
+        words = [super().extra_repr()]
+        words += [f"on_nonfinite={self.on_nonfinite!r}"] * (self.on_nonfinite != "ignore")
+        return ", ".join([*words, *["frozen=True"] * self.frozen])
 
     def _policy(self) -> Running:
         """How statistics are remembered and used."""

@@ -8,7 +8,7 @@ from normwise.errors import NormError
 from normwise.layers.batch import BatchNorm1d, BatchNorm2d, BatchNorm3d, _Batch
 from normwise.layers.lazy import Lazy
 from normwise.reference import Moments, normalize, wide
-from normwise.running import recall
+from normwise.running import OnNonfinite, recall
 
 
 class _Renorm(_Batch):
@@ -22,6 +22,7 @@ class _Renorm(_Batch):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
         r_max: float = 3.0,
         d_max: float = 5.0,
         hold_steps: int = 5_000,
@@ -40,7 +41,17 @@ class _Renorm(_Batch):
                     f"{name} opens its limits from step hold_steps={hold_steps!r} to step "
                     f"{argument}={steps!r}; write 0 <= hold_steps <= {argument}"
                 )
-        super().__init__(num_features, eps, momentum, affine, True, device, dtype, bias=bias)
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            True,
+            device,
+            dtype,
+            bias=bias,
+            on_nonfinite=on_nonfinite,
+        )
         self.r_max, self.d_max = r_max, d_max
         self.hold_steps, self.r_steps, self.d_steps = hold_steps, r_steps, d_steps
 

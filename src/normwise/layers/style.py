@@ -32,7 +32,7 @@ class _Adaptive(Normalization):
         """Give each channel of x the mean and standard deviation it has in the style."""
         self.check_input(x)
         self.check_input(style)
-        if style.shape[1] != x.shape[1] or len(style) not in (1, len(x)):
+        if style.shape[1] != x.shape[1] or style.shape[0] not in (1, x.shape[0]):
             raise NormError(
                 f"the style of {self._name()} needs the channels of x, and as many samples or "
                 f"one: received {describe(style)} for x {tuple(x.shape)}"
@@ -134,7 +134,7 @@ class _Conditional(Channelwise):
         """The rows of a parameter that the samples take, or their blend of rows: (N, C)."""
         parameter = wide(parameter)
         blends = isinstance(index, Tensor) and index.is_floating_point()
-        expected = (len(x), self.num_styles) if blends else (len(x),)
+        expected = (x.shape[0], self.num_styles) if blends else (x.shape[0],)
         fits = isinstance(index, Tensor) and index.dtype != torch.bool and index.shape == expected
         if fits and blends:
             return index.to(parameter.dtype) @ parameter

@@ -9,7 +9,7 @@ from normwise.axes import SCHEMES, Fitted
 from normwise.layers.batch import _Batch
 from normwise.layers.lazy import Lazy
 from normwise.reference import Moments, deviation, measure, standardise, wide
-from normwise.running import recall
+from normwise.running import OnNonfinite, recall
 
 
 class _Switchable(_Batch):
@@ -27,9 +27,18 @@ class _Switchable(_Batch):
         dtype: torch.dtype | None = None,
         *,
         bias: bool = True,
+        on_nonfinite: OnNonfinite = "ignore",
     ) -> None:
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            on_nonfinite=on_nonfinite,
         )
         for name in ("mean_weight", "var_weight"):
             equal = torch.ones(3, device=device, dtype=dtype)
