@@ -155,8 +155,8 @@ def test_another_tasks_ledger_is_told_and_left(tmp_path, other, different):
     with Ledger(tmp_path) as ledger, pytest.raises(NormError) as told:
         ledger.claim(other)
     assert str(told.value) == (
-        f"{tmp_path} holds the trials of another task; what differs: {different}. "
-        "Use another --out, or --fresh to start again there"
+        f"{tmp_path} holds the trials of another task; what differs: {different}; "
+        "use another --out, or --fresh to start again there"
     )
     assert (tmp_path / FILE_NAME).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]

@@ -22,6 +22,7 @@ from normwise.compare.progress import Progress, plan_of
 from normwise.compare.randomness import own_randomness
 from normwise.compare.schedule import Grid, Schedule, Trial
 from normwise.compare.sharing import Driver, Shared, discard
+from normwise.compare.shown import ShownComparison, copy_run
 from normwise.compare.task import Task
 from normwise.compare.trial import AS_IS, Outcome, candidate_model, run_trial, threads
 from normwise.errors import NormError
@@ -36,8 +37,11 @@ SEEDS = 5
 FIRST_SEED = 0
 
 
-class Comparison:
+class Comparison(ShownComparison):
     """What came of trying candidates on a task.
+
+    A notebook shows it; `plot_scores`, `plot_differences`, `plot_curves`, `plot_costs` and
+    `plot_race` are the plots of its report, and `frame` is a pandas DataFrame.
 
     results   the figures, as in results.json
     best      the recommended candidate
@@ -55,12 +59,15 @@ class Comparison:
         """Read a comparison back from its ledger; `task` is needed for `model` alone.
 
         Raises
-            NormError  if there is no ledger in the folder, or none that was finished once.
+            NormError  if there is no ledger in the folder, or none that was finished once,
+                       or it is another task's.
         """
         from normwise.compare.results import gather_results  # SciPy loads when it is needed
 
         folder = Path(folder)
         with existing(folder) as ledger:
+            if task is not None:
+                ledger.claim(task.fingerprint(), "load it with the task it was run with")
             return cls(gather_results(ledger), folder, task)
 
     @property
@@ -113,6 +120,15 @@ class Comparison:
             part.write_text(text + "\n", encoding="utf-8")
             part.replace(self.folder / "results.json")
             write_report(self.results, self.folder / "report.html")
+
+    def save(self, path: Path | str) -> Path:
+        """Copy the run, its ledger and its models to another folder, for `load`; returns it.
+
+        Raises
+            NormError  if there is something in that folder, or it cannot be written.
+        """
+        copy_run(self.folder, Path(path))
+        return Path(path)
 
     def __repr__(self) -> str:
         return f"{self.table}\n{self.results['recommendation']['why']}"

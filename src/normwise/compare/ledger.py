@@ -145,8 +145,12 @@ class Ledger:
             return self.read_rows(count) == [(0,)]
         return False
 
-    def claim(self, fingerprint: Mapping[str, str]) -> None:
-        """Make the ledger this task's, or check that it is.
+    def claim(
+        self,
+        fingerprint: Mapping[str, str],
+        cure: str = "use another --out, or --fresh to start again there",
+    ) -> None:
+        """Make the ledger this task's, or check that it is; `cure` says what to do if not.
 
         Raises
             NormError  if it holds another task's trials; says what differs.
@@ -164,8 +168,8 @@ class Ledger:
                 for key in different
             )
             raise NormError(
-                f"{self.path.parent} holds the trials of another task; what differs: {shown}. "
-                "Use another --out, or --fresh to start again there"
+                f"{self.path.parent} holds the trials of another task; what differs: {shown}; "
+                f"{cure}"
             )
 
     def write(self, key: str, value: Any) -> None:

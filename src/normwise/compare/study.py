@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from normwise.compare.comparison import Comparison, checked_candidates, compare
 from normwise.compare.ledger import disk_explained
+from normwise.compare.shown import check_new, figure_of, frame_of, rows_of
 from normwise.compare.task import Task
 from normwise.errors import NormError
 from normwise.version import __version__
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
     from normwise.compare.report.study.reading import StudyResults
 
 RESULTS = "results.json"
@@ -88,6 +92,57 @@ class Study:
             part.write_text(json.dumps(self.results, indent=2, allow_nan=False) + "\n", "utf-8")
             part.replace(self.folder / RESULTS)
             write_study(self.results, self.folder / "report.html")
+
+    def frame(self) -> "pandas.DataFrame":
+        """The figures with a row for each candidate of each comparison, as a pandas DataFrame.
+
+        Raises
+            NormError  if pandas is not installed.
+        """
+        return frame_of(
+            {self.by: label, **row}
+            for label, comparison in self.comparisons.items()
+            for row in rows_of(comparison.results)
+        )
+
+    def plot_scores(self) -> "Figure":
+        """Mean scores, or errors, against what differs: a line for each norm."""
+        from normwise.compare.report.study.sweep import sweep
+
+        return figure_of(sweep(self._read()), "the comparisons share no metric, or there is one")
+
+    def plot_differences(self) -> "Figure":
+        """The paired differences from the baseline, a panel for each candidate."""
+        from normwise.compare.report.study.panels import differences
+
+        return figure_of(differences(self._read()), "the comparisons share no metric, or no pairs")
+
+    def plot_ranks(self) -> "Figure":
+        """Mean ranks over the tasks, and which of them differ."""
+        from normwise.compare.report.study.ranks import critical_differences
+
+        reason = "ranks are tested over several tasks that share their candidates"
+        return figure_of(critical_differences(self._read()), reason)
+
+    def save(self, path: Path | str) -> Path:
+        """Copy the study and all of its comparisons to another folder; returns it.
+
+        Raises
+            NormError  if there is something in that folder, or it cannot be written.
+        """
+        target = Path(path)
+        check_new(target)
+        saved = {
+            label: Comparison(comparison.results, comparison.save(target / _safe(label)))
+            for label, comparison in self.comparisons.items()
+        }
+        Study(self.by, saved, target, self.results["command"]).write()
+        return target
+
+    def _repr_html_(self) -> str:
+        from normwise.compare.report.notebook import study_card
+
+        return study_card(self._read())
 
     def _read(self) -> "StudyResults":
         from normwise.compare.report.study.reading import read_study

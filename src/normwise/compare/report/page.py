@@ -33,7 +33,7 @@ def render_report(results: Mapping[str, Any]) -> str:
         "comparison.html.j2",
         draw_plots(read),
         results=read,
-        headline=_headline(read),
+        headline=headline(read),
         chosen=read.named(read.recommended),
         summary=words.summary(read),
         plain=plain_words(read),
@@ -83,7 +83,7 @@ def write_page(text: str, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _headline(results: Results) -> tuple[str, str]:
+def headline(results: Results) -> tuple[str, str]:
     """What to do, as a verb and the name it is about."""
     if results.recommended is None:
         return "No recommendation", ""

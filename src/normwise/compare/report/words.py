@@ -100,12 +100,12 @@ def share(value: float) -> str:
 
 def error_rates(results: Results) -> str:
     """How often the method is wrong, at most."""
-    said = []
-    if "false_better" in results.errors:
-        said.append(
-            "where no candidate differs from the baseline, some candidate is called better in at "
-            f"most {100 * results.errors['false_better']:g} % of comparisons"
-        )
+    said = [
+        f"where no candidate differs from the baseline, some candidate is called {word} in at most "
+        f"{100 * results.errors[f'false_{word}']:g} % of comparisons"
+        for word in ("better", "worse")
+        if f"false_{word}" in results.errors
+    ]
     if "best_dropped" in results.errors and results.race:
         said.append(
             "the race drops the truly best candidate in at most "

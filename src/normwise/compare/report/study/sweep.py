@@ -11,7 +11,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from normwise.compare.report import words
 from normwise.compare.report.drawing import LINES, Plot, paint
-from normwise.compare.report.layout import arrow_to, spread, window
+from normwise.compare.report.layout import arrow_to, padded, spread, window
 from normwise.compare.report.study.reading import Cell, StudyResults
 from normwise.compare.report.study.words import Quantity, quantity, scores_finding
 
@@ -62,10 +62,13 @@ def _places(axes: Axes, study: StudyResults) -> dict[str, float]:
     values = study.values or list(range(len(study.comparisons)))
     if study.values and min(values) > 0 and max(values) >= 8 * min(values):
         axes.set_xscale("log")
+        room = (max(values) / min(values)) ** 0.06
+        axes.set_xlim(min(values) / room, max(values) * room)
+    else:
+        axes.set_xlim(padded(min(values), max(values)))
     axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_minor_locator(NullLocator())
     turned: dict[str, Any] = {"rotation": 30, "ha": "right"}
-    axes.margins(x=0.07)
     short = [words.shorten(label, 18) for label in study.comparisons]
     axes.set_xticks(values, short, **turned if sum(map(len, short)) > 45 else {})
     return dict(zip(study.comparisons, values, strict=True))
