@@ -65,7 +65,7 @@ pictures: $(READY)  ## draw the README's pictures from the run that `make compar
 $(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade "pip>=25.1"
-	$(INSTALL) --editable . --group dev
+	$(INSTALL) --editable ".[recipes]" --group dev
 	touch $@
 
 clean:

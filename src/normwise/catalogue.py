@@ -286,6 +286,17 @@ def parse_candidate(text: str) -> Candidate:
     return Candidate(text.strip(), entry, arguments)
 
 
+def split_candidates(text: str) -> list[str]:
+    """group:8,batch:momentum=0.01,eps=1e-3 → two candidates: eps belongs to batch."""
+    names: list[str] = []
+    for part in text.replace(" ", ",").split(","):
+        if names and "=" in part and ":" not in part:
+            names[-1] += f",{part}"
+        elif part:
+            names.append(part)
+    return names
+
+
 def make(candidate: str, num_features: int | None = None, dim: int = 1) -> torch.nn.Module:
     """The layer that a candidate string means: ``make("group:8", 64)``.
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from normwise.catalogue import catalogue
+from normwise.catalogue import catalogue, split_candidates
 from normwise.compare import Comparison, Study, Task, compare, load_task
 from normwise.compare.comparison import SEEDS
 from normwise.compare.engines import ENGINES
@@ -20,6 +20,7 @@ from normwise.compare.task import load_module
 from normwise.compare.watching import watch, write_csv
 from normwise.demands import IN_WORDS
 from normwise.errors import NormError
+from normwise.recipes import function_of, recipes
 from normwise.version import __version__
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--candidates",
-        type=_candidates,
+        type=split_candidates,
         metavar="A,B,…",
         help="norms to try, as in group:8,rms (see `normwise list`); all that fit if left out",
     )
@@ -147,20 +148,37 @@ def _parser() -> argparse.ArgumentParser:
     timed.add_argument("--json", action="store_true", help="print the figures, not the table")
     timed.set_defaults(call=_bench)
 
+    _add_recipes(commands)
+
     norms = commands.add_parser("list", help="print the catalogue of norms")
     norms.set_defaults(call=_list)
     return parser
 
 
-def _candidates(text: str) -> list[str]:
-    """group:8,batch:momentum=0.01,eps=1e-3 → two candidates: eps belongs to batch."""
-    names: list[str] = []
-    for part in text.replace(" ", ",").split(","):
-        if names and "=" in part and ":" not in part:
-            names[-1] += f",{part}"
-        elif part:
-            names.append(part)
-    return names
+def _add_recipes(commands: Any) -> None:
+    every = commands.add_parser(
+        "recipe",
+        help="whole applications on real data",
+        description="Whole applications on real data, each a start to copy from.",
+    )
+    every.set_defaults(call=_recipes)
+    named = every.add_subparsers(metavar="NAME", title="recipes")
+    for name, module in recipes().items():
+        documentation = (module.__doc__ or "").strip()
+        one = named.add_parser(
+            name,
+            help=documentation.partition("\n")[0],
+            description=documentation,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_options(one)
+        one.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR")
+        one.add_argument("--json", action="store_true", help="print the figures, not the table")
+        one.set_defaults(
+            call=_recipe,
+            recipe=name,
+            left="finished trials are kept, and the same command goes on",
+        )
 
 
 def _words(text: str) -> list[str]:
@@ -361,6 +379,38 @@ def _bench(options: argparse.Namespace) -> None:
     console.print(build_table(results["rows"]))
     console.print("", *map(Text, summary(results)), "", sep="\n")
     for path in paths:
+        console.print(Text(str(path), style="dim"), soft_wrap=True)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    for name, module in recipes().items():
+        print(f"{name:10}{(module.__doc__ or '').strip().splitlines()[0]}")
+    print("\nnormwise recipe NAME --help tells more.")
+
+
+def _recipe(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    others = ("call", "left", "recipe", "json", "command_line")
+    told = {name: value for name, value in vars(options).items() if name not in others}
+    outcome = function_of(options.recipe)(**told, command=options.command_line)
+    if options.json:
+        print(json.dumps(outcome.figures, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for i, heading in enumerate(outcome.columns):
+        table.add_column(heading, overflow="fold", justify="right" if i else "left")
+    for row in outcome.rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=min(console.width, 80))
+    with console.capture() as captured:
+        console.print(table, "", *map(Text, outcome.notes), "", sep="\n")
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+    for path in outcome.files:
         console.print(Text(str(path), style="dim"), soft_wrap=True)
 
 

@@ -1,5 +1,9 @@
-"""Real signals that come with the package; README.md beside this file names their sources."""
+"""Signals: real ones that come with the package, and series from a file of one's own.
 
+README.md beside this file names the sources of those that come.
+"""
+
+from normwise.data.series import Series, packaged, read_series, windows
 from normwise.data.vowels import Utterances, japanese_vowels
 
-__all__ = ["Utterances", "japanese_vowels"]
+__all__ = ["Series", "Utterances", "japanese_vowels", "packaged", "read_series", "windows"]

@@ -1,0 +1,325 @@
+"""Forecast a series that drifts: which norm before the forecaster?
+
+Every window of a series is normalized, a small network forecasts the next steps of
+each channel all at once, and a reversible norm puts level and scale back. The norms are
+compared on a part of the series that comes after the one they are trained on, and are
+then measured on the last part, which had no say.
+
+    reversible      mean and standard deviation of the window, taken off and put back (RevIN)
+    …median-mad     median and median distance from it in their place
+    batch, layer    standardised without a way back; none: as it is
+
+Without --csv: the temperature of the sea off Maine, every three hours of a year, from
+bokeh-sampledata.
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normwise.compare import Comparison, Task, compare
+from normwise.compare.trial import AS_IS
+from normwise.data import Series, packaged, read_series, windows
+from normwise.errors import NormError
+from normwise.layers import Reversible, ReversibleInstanceNorm
+from normwise.recipes.outcome import (
+    Outcome,
+    add_comparison_options,
+    summary,
+    worded,
+    write_figures,
+)
+
+ROBUST = "reversible:statistics=median-mad"
+LAST = "last value"  # the forecast that any other has to beat
+SPLIT = (0.7, 0.1, 0.2)
+_SHOWN = (AS_IS, "none")  # in the picture
+_COLOURS = ("#1b6ca8", "#d1495b")
+_SEA = "_data/sea_surface_temperature.csv.gz"
+
+
+class Linear(nn.Linear):
+    """Every step ahead is a weighted sum of the window's steps, with the same weights for each
+    channel.
+
+    Shapes
+        x    (N, C, T) float32
+        out  (N, C, horizon)
+    """
+
+
+class Perceptron(nn.Sequential):
+    """One hidden layer between the window and the steps ahead, shared by the channels."""
+
+    def __init__(self, history: int, horizon: int, hidden: int = 256) -> None:
+        super().__init__(
+            nn.Linear(history, hidden), nn.GELU(), nn.Dropout(0.2), nn.Linear(hidden, horizon)
+        )
+
+
+class PatchTransformer(nn.Module):
+    """Patches of the window are the words of a small transformer; channels do not mix.
+
+    Shapes
+        x    (N, C, T) float32, T at least 2
+        out  (N, C, horizon)
+
+    Source: Nie, Nguyen, Sinthong and Kalagnanam 2023, arXiv:2211.14730, much smaller.
+    """
+
+    def __init__(self, history: int, horizon: int, width: int = 32, depth: int = 2) -> None:
+        super().__init__()
+        self.patch = max(2, history // 8)
+        self.stride = max(1, self.patch // 2)
+        count = (history - self.patch) // self.stride + 1
+        self.embed = nn.Linear(self.patch, width)
+        self.place = nn.Parameter(0.02 * torch.randn(count, width))
+        layer = nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, dropout=0.2, activation="gelu",
+            batch_first=True, norm_first=True,
+        )  # fmt: skip
+        self.encode = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.readout = nn.Sequential(nn.Flatten(), nn.Linear(count * width, horizon))
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x.flatten(0, 1).unfold(-1, self.patch, self.stride)
+        ahead: Tensor = self.readout(self.encode(self.embed(patches) + self.place))
+        return ahead.reshape(*x.shape[:2], -1)
+
+
+# What makes a backbone of (history, horizon), and the learning rate and epochs it is trained with.
+BACKBONES: dict[str, tuple[Any, float, int]] = {
+    "linear": (Linear, 5e-3, 6),
+    "mlp": (Perceptron, 1e-3, 6),
+    "patch": (PatchTransformer, 1e-3, 6),
+}
+
+
+def build(backbone: str, channels: int, history: int, horizon: int) -> nn.Module:
+    """A forecaster behind a reversible norm, as it is before anything is swapped."""
+    make, _, _ = BACKBONES[backbone]
+    return Reversible(ReversibleInstanceNorm(channels), make(history, horizon))
+
+
+def forecast(
+    csv: Path | None = None,
+    time: str | None = None,
+    target: Sequence[str] | None = None,
+    fill: bool = False,
+    history: int = 96,
+    horizon: int = 96,
+    split: Sequence[float] = SPLIT,
+    backbone: str = "linear",
+    candidates: Sequence[str] | None = None,
+    seeds: int = 3,
+    epochs: int | None = None,
+    workers: int = 1,
+    fresh: bool = False,
+    out: Path = Path("runs/forecast"),
+    command: str = "forecast(...)",
+) -> Outcome:
+    """Compare norms before a forecaster on the series of a CSV file.
+
+    csv, time, target, fill  the file, its column of times (the first, if left out), the
+              columns to forecast (all others), whether gaps get the value before them
+    history, horizon  steps that are seen, and steps ahead that are forecast
+    split     training, validation and test part, as `Series.split` takes them
+    backbone  "linear", "mlp" or "patch"
+    candidates  norms to try beside the reversible one, and none
+    out       folder for forecast.png, figures.json and the comparison
+
+    Raises
+        NormError  for a file that cannot be read as equal steps of numbers, or too short.
+    """
+    if backbone not in BACKBONES:
+        raise NormError(f"backbone {backbone!r} is not known; write one of {', '.join(BACKBONES)}")
+    if len(split) != 3:
+        raise NormError(f"the split needs three parts, as 0.7,0.1,0.2; received {len(split)}")
+    series = _read(csv, time, target, fill)
+    parts = _parts(series, history, horizon, split)
+    _, rate, usual = BACKBONES[backbone]
+    channels = len(series.names)
+    task = Task(
+        model=partial(build, backbone, channels, history, horizon),
+        train=parts["train"],
+        valid=parts["valid"],
+        loss="mse",
+        metric="mse",
+        epochs=usual if epochs is None else epochs,
+        learning_rate=rate,
+        schedule="cosine",
+        where="norm",
+        name=f"forecast-{backbone}",
+    )
+    if candidates is None:  # one channel has nothing to be normalized over but itself
+        candidates = ["none", "batch", *(["layer"] if channels > 1 else []), ROBUST]
+    compared = compare(
+        task, candidates, seeds=seeds, out=out / "compare", workers=workers, fresh=fresh,
+        keep_models="all", command=command,
+    )  # fmt: skip
+    x, y = parts["test"]
+    forecasts = {
+        row["name"]: _forecasts(compared, row["name"], x)
+        for row in compared.results["candidates"]
+        if not row["failed"]
+    }
+    errors = {name: _errors(ahead, y) for name, ahead in forecasts.items()}
+    errors[LAST] = _errors([x[..., -1:].expand_as(y)], y)
+    figures = {
+        "series": {"file": str(csv or "sea surface temperature"), "rows": len(series)},
+        "windows": {name: len(x) for name, (x, _) in parts.items()},
+        "backbone": backbone,
+        "test": errors,
+    }
+    picture = out / "forecast.png"
+    shown = {_called(name): ahead[0] for name, ahead in forecasts.items() if name in _SHOWN}
+    _draw(series, split, x, y, shown, picture)
+    verdicts = {row["name"]: row["verdict"] for row in compared.results["candidates"]}
+    ranked = sorted(errors, key=lambda name: errors[name]["mse"]["mean"])
+    return Outcome(
+        figures,
+        ("norm", "test MSE", "test MAE", "on validation"),
+        [
+            (
+                _called(name),
+                *(worded(errors[name][measure]) for measure in ("mse", "mae")),
+                "" if name == LAST else verdicts[name],
+            )
+            for name in ranked
+        ],
+        notes=[
+            f"{backbone}, {history} steps → {horizon}, {channels} channel"
+            f"{'s' * (channels > 1)}, {len(x)} test windows, {seeds} seeds; errors in standard "
+            "deviations of the training part.",
+            f"Recommended by the validation part: {_called(compared.best)}.",
+        ],
+        files=[picture, compared.folder / "report.html", write_figures(figures, out)],
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the recipe can be told on the command line."""
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="with a header and a time column")
+    parser.add_argument("--time", metavar="COLUMN", help="default: the first column")
+    parser.add_argument(
+        "--target", type=lambda text: text.split(","), metavar="A,B,…", help="columns; default: all"
+    )
+    parser.add_argument("--fill", action="store_true", help="gaps get the value before them")
+    parser.add_argument(
+        "--input", dest="history", type=int, default=96, metavar="T", help="steps that are seen"
+    )
+    parser.add_argument("--horizon", type=int, default=96, metavar="T", help="steps ahead")
+    parser.add_argument(
+        "--split",
+        type=lambda text: [float(part) for part in text.split(",")],
+        default=SPLIT,
+        metavar="A,B,C",
+        help="shares or rows for training, validation, test; default: 0.7,0.1,0.2",
+    )
+    parser.add_argument("--backbone", choices=BACKBONES, default="linear")
+    add_comparison_options(parser, seeds=3)
+
+
+def _read(csv: Path | None, time: str | None, target: Sequence[str] | None, fill: bool) -> Series:
+    if csv is None:
+        sea = packaged("bokeh_sampledata", _SEA, 'pip install "normwise[recipes]", or give --csv')
+        return read_series(sea, "time (UTC)", fill=True).averaged(6)  # it is half-hourly
+    return read_series(csv, 0 if time is None else time, target, fill=fill)
+
+
+def _parts(
+    series: Series, history: int, horizon: int, split: Sequence[float]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Windows of each part, whose forecasts lie in it; what they are forecast from may not."""
+    train, valid, test = series.split(split)
+    series = series.standardized(by=train)
+    parts, start = {}, 0
+    for name, part in (("train", train), ("valid", valid), ("test", test)):
+        seen = max(0, start - history)
+        every = windows(series.part(seen, start + len(part)), history + horizon)
+        parts[name] = every[..., :history], every[..., history:]
+        start += len(part)
+    return parts
+
+
+def _forecasts(compared: Comparison, name: str, x: Tensor) -> list[Tensor]:
+    """What the models of a norm forecast, one for each seed."""
+    ahead = []
+    for seed in compared.results["seeds"]:
+        model = compared.model(name, seed)
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            ahead.append(torch.cat([model(some.to(device)).cpu() for some in torch.split(x, 1024)]))
+    return ahead
+
+
+def _errors(forecasts: Sequence[Tensor], y: Tensor) -> dict[str, Any]:
+    errors = [(ahead - y).double() for ahead in forecasts]
+    return {
+        "mse": summary([float(error.square().mean()) for error in errors]),
+        "mae": summary([float(error.abs().mean()) for error in errors]),
+    }
+
+
+def _called(name: str) -> str:
+    return {AS_IS: "reversible", ROBUST: "reversible, median-mad"}.get(name, name)
+
+
+def _draw(
+    series: Series,
+    split: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    forecasts: dict[str, Tensor],
+    path: Path,
+) -> None:
+    """The whole series with its parts, and two windows of the test part: the median, the worst.
+
+    A window is one channel's; which is the median and which the worst is by the first forecast.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    whole, *panels = figure.subplot_mosaic([["whole", "whole"], ["median", "worst"]]).values()
+    _draw_whole(whole, series, split)
+    error = (next(iter(forecasts.values())) - y).square().mean(-1)
+    order = error.flatten().argsort()
+    for panel, title, place in (
+        (panels[0], "median window", int(order[len(order) // 2])),
+        (panels[1], "worst window", int(order[-1])),
+    ):
+        n, c = divmod(place, y.shape[1])
+        ahead = range(y.shape[2])
+        panel.plot(range(-x.shape[2], 0), x[n, c], color="#555555", label="seen")
+        panel.plot(ahead, y[n, c], color="black", label="what came")
+        for (name, forecast), colour in zip(forecasts.items(), _COLOURS, strict=False):
+            panel.plot(ahead, forecast[n, c], color=colour, label=name)
+        panel.axvline(0, color="#bbbbbb", linewidth=0.8)
+        panel.set_title(f"{title}: {series.names[c]}, MSE {error[n, c]:.2f}", fontsize=10)
+        panel.set_xlabel("steps ahead")
+    panels[0].set_ylabel("standard deviations")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  frameon=False)  # fmt: skip
+    figure.savefig(path, dpi=110)
+
+
+def _draw_whole(panel: Any, series: Series, split: Sequence[float]) -> None:
+    train, valid, test = series.split(split)
+    for values, name in zip(series.standardized(by=train).values, series.names, strict=True):
+        panel.plot(series.clock(), values, linewidth=0.5, label=name)
+    clock, start = series.clock(), 0
+    for part, name in ((train, "training"), (valid, "validation"), (test, "test")):
+        end = start + len(part)
+        panel.axvspan(clock[start], clock[end - 1], color="#f1f1f1" if name != "validation" else
+                      "#dddddd", zorder=0)  # fmt: skip
+        panel.annotate(name, (clock[start], 1.02), xycoords=("data", "axes fraction"), fontsize=9)
+        start = end
+    if len(series.names) > 1:
+        panel.legend(fontsize=7, ncols=7, loc="lower left")
+    panel.set_ylabel("standard deviations")
+    panel.margins(x=0)
