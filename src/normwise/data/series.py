@@ -240,7 +240,7 @@ def _at_equal_steps(
             f"{path}, row {back + 3}: time does not rise, {texts[back + 1]} after {texts[back]}; "
             "sort the rows, each time once (of two that follow each other, --fill takes the first)"
         )
-    step = float(np.median(steps))
+    step = float(np.quantile(steps, 0.5, method="lower"))
     places = np.concatenate([[0], np.cumsum(np.round(steps / step))]).astype(int)
     odd = np.abs(times - times[0] - places * step) > 0.1 * step
     gap = np.diff(places) != 1

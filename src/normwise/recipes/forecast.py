@@ -194,8 +194,8 @@ def forecast(
         ],
         notes=[
             f"{backbone}, {history} steps → {horizon}, {channels} channel"
-            f"{'s' * (channels > 1)}, {len(x)} test windows, {seeds} seeds; errors in standard "
-            "deviations of the training part.",
+            f"{'s' * (channels > 1)}, {len(x)} test windows, {seeds} seed"
+            f"{'s' * (seeds > 1)}; errors in standard deviations of the training part.",
             f"Recommended by the validation part: {_called(compared.best)}.",
         ],
         files=[picture, compared.folder / "report.html", write_figures(figures, out)],
