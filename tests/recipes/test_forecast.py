@@ -86,9 +86,7 @@ def test_a_backbone_learns_what_comes(backbone):
         ),
     ],
 )
-def test_bad_input_gets_a_sentence_and_writes_nothing(
-    recipe, tmp_path, text, words, sentence
-):
+def test_bad_input_gets_a_sentence_and_writes_nothing(recipe, tmp_path, text, words, sentence):
     if text is not None:
         (tmp_path / "series.csv").write_text(text)
     code, printed, complaints, figures = recipe("forecast", "--csv", "series.csv", *words)
