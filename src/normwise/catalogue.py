@@ -31,6 +31,7 @@ class Entry:
     defaults  what the class is given beside its number of features
     usual     whether a comparison tries it without being asked
     cumulative  whether a position counts itself and those before it, none after
+    activates  whether it takes the place of the activation that follows, too
     reversible  whether its layer returns what it takes to go back, too, and so can stand
               in a `Reversible` alone
     """
@@ -44,6 +45,7 @@ class Entry:
     defaults: Mapping[str, Any] | None = None
     usual: bool = False
     cumulative: bool = False
+    activates: bool = False
     reversible: bool = False
 
     @property
@@ -170,6 +172,7 @@ _ENTRIES = (
         "Convolutions on batches of any size; brings its own activation.",
         "Singh and Krishnan 2020, arXiv:1911.09737",
         _ranks("FilterResponseNorm", (1, 2)),
+        activates=True,
     ),
     Entry(
         "evonorm-s0",
@@ -177,6 +180,7 @@ _ENTRIES = (
         "As group norm, where the activation may be replaced with it.",
         "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
         _ranks("EvoNormS0", (1, 2)),
+        activates=True,
     ),
     Entry(
         "evonorm-b0",
@@ -184,6 +188,7 @@ _ENTRIES = (
         "As batch norm, where the activation may be replaced with it.",
         "Liu, Brock, Simonyan and Le 2020, arXiv:2004.02967",
         _ranks("EvoNormB0", (1, 2)),
+        activates=True,
     ),
     Entry(
         "global-response",

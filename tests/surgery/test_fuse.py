@@ -124,3 +124,41 @@ def test_where_it_would_be_wrong_nothing_is_fused(model):
     swapped = nw.swap(model, "same", fuse=True)
     assert all(site.module.activation is None for site in nw.find(swapped))
     torch.testing.assert_close(swapped(x_of()), model(x_of()))
+
+
+# -- norms with an activation of their own -----------------------------------------------
+
+ACTIVATING = ["evonorm-s0", "evonorm-b0", "filter-response"]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.Hardswish()], ids=str)
+@pytest.mark.parametrize("candidate", ACTIVATING)
+def test_a_norm_that_activates_takes_the_place_of_any_activation(activation, candidate):
+    model = nn.Sequential(nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6), activation)
+    stays = nw.swap(model, candidate)
+    assert stays[2] is not activation
+    assert type(stays[2]) is type(activation)
+    assert "it activates, and 2 stays behind it: fuse=True takes that out" in str(nw.receipt(stays))
+    fused = nw.swap(model, candidate, fuse=True)
+    assert f"takes the place of 2, {type(activation).__name__}" in str(nw.receipt(fused))
+    assert type(fused[2]) is nn.Identity
+    assert fused[1].activation is None
+    torch.testing.assert_close(fused(x_of()), stays[:2](x_of()))
+    assert [type(m) for m in nw.undo(fused)] == [type(m) for m in model]
+
+
+def test_an_activation_that_went_into_the_norm_before_goes_with_it():
+    model = nn.Sequential(nw.BatchNorm1d(6, activation="relu"))
+    assert nw.swap(model, "evonorm-s0")[0].activation == "relu"
+    assert "it activates, and relu stays behind it" in str(nw.plan(model, "evonorm-s0"))
+    assert nw.swap(model, "evonorm-s0", fuse=True)[0].activation is None
+
+
+def test_an_activation_that_learns_stays():
+    model = nn.Sequential(nn.BatchNorm1d(6), nn.PReLU())
+    assert type(nw.swap(model, "evonorm-s0", fuse=True)[1]) is nn.PReLU
+
+
+def test_where_nothing_follows_nothing_is_said():
+    plan = nw.plan(nn.Sequential(nn.Conv1d(6, 6, 1), nn.BatchNorm1d(6)), "filter-response")
+    assert plan.changes[0].notes == ()

@@ -532,3 +532,57 @@ def test_where_statistics_go_nowhere_no_reversible_norm_is_put_or_taken():
     assert f"1: a reversible norm {alone}" in str(caught.value)
     theirs = nn.Sequential(nw.ReversibleInstanceNorm(4), nn.BatchNorm1d(4))
     assert nw.plan(theirs, "none").skipped == (("0", f"it {alone}"),)
+
+
+# -- layers of the user's own ------------------------------------------------------------
+
+
+class Peak(nn.Module):
+    """A norm that nothing of ours computes, with statistics that nothing of ours knows."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+
+    def forward(self, x):
+        return x / x.abs().amax(1, keepdim=True) * self.scale[:, None]
+
+
+OWN = {
+    "a class": lambda num_features, dim: Peak(num_features),
+    "several layers": lambda num_features, dim: nn.Sequential(Peak(num_features), nn.Dropout(0.1)),
+    "a norm within": lambda num_features, dim: nn.Sequential(
+        nn.BatchNorm1d(num_features), nn.Dropout(0.1)
+    ),
+    "a pattern": lambda num_features, dim: nw.Norm("n (g [c]) t", g=2, c=num_features // 2),
+}
+
+
+@pytest.mark.parametrize("make", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_layer_of_ones_own_is_found_and_comes_out_again(make, inplace):
+    model = nn.Sequential(nn.Conv1d(4, 8, 1), nn.BatchNorm1d(8), nn.ReLU())
+    own = nw.swap(model, make, inplace=inplace)
+    for again in (own, copy.deepcopy(own), nw.swap(own, make)):
+        (site,) = nw.find(again)
+        assert (site.path, site.num_features, site.kind) == ("1", 8, "norm")
+        back = nw.swap(again, "group:4")
+        assert type(back[1]) is nw.GroupNorm1d
+        assert back(torch.randn(2, 4, 5)).shape == (2, 8, 5)
+    assert not [f for f in nw.doctor(own.train(), torch.randn(9, 4, 5)) if f.severity == "error"]
+    assert type(nw.undo(own)[1]) is nn.BatchNorm1d
+
+
+def test_statistics_of_ones_own_are_left_alone():
+    model = nw.swap(nn.Sequential(nn.BatchNorm1d(8)), OWN["a class"])
+    with pytest.raises(nw.NormError, match="what it averages over is not known"):
+        nw.recalibrate(model, [torch.randn(2, 8, 5)])
+
+
+def test_what_is_no_module_is_refused():
+    for call in (nw.find, lambda m: nw.swap(m, "rms"), lambda m: nw.plan(m, "rms"), nw.freeze):
+        with pytest.raises(
+            nw.NormError, match=r"a torch.nn.Module has norms, received str 'model'"
+        ):
+            call("model")

@@ -24,7 +24,7 @@ from normwise.surgery.swapping import Where, is_meant, nothing_to_do
 
 Forward = Callable[[torch.nn.Module, Any], Any]
 Passes = Literal["one", "each"]
-_SCHEMES = {"ghost": "batch", "renorm": "batch", "switchable": "batch"}
+_ROWS = dict.fromkeys(("ghost", "renorm", "switchable", "evonorm-b0"), "batch")
 
 
 def recalibrate(
@@ -109,6 +109,8 @@ def remembering_sites(model: torch.nn.Module, where: Where, what: str) -> list[S
             continue
         if site.module._buffers.get("running_var") is None:
             reasons.append(f"{site.name}: it remembers nothing")
+        elif not isinstance(site.module, layers.Norm) and _table_name(site) not in SCHEMES:
+            reasons.append(f"{site.name}: what it averages over is not known")
         elif is_frozen(site.module):
             reasons.append(f"{site.name}: it is frozen")
         elif site.state == "lazy":
@@ -241,11 +243,11 @@ class Tally:
 def scheme_of(site: Site) -> Scheme:
     """The row of the table by which a norm remembers."""
     module = site.module
-    if isinstance(module, layers.Norm):
-        return module.scheme
-    if site.kind == "evonorm-b0":
-        return SCHEMES["batch"]
-    return SCHEMES[_SCHEMES.get(site.kind, site.kind)]
+    return module.scheme if isinstance(module, layers.Norm) else SCHEMES[_table_name(site)]
+
+
+def _table_name(site: Site) -> str:
+    return _ROWS.get(site.kind, site.kind)
 
 
 @contextmanager

@@ -120,6 +120,8 @@ def _make(
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
     new._normwise_dim = dim  # type: ignore[assignment]  # for the next swap: Identity has no rank
+    if isinstance(candidate, Own):  # what it is may not show
+        new._normwise_place = (site.num_features, dim)  # type: ignore[assignment]
     if isinstance(new, OURS) and new.activation is None:
         new.activation = activation_of(site.module)
     if getattr(site.module, "frozen", False) and hasattr(new, "frozen"):
@@ -152,7 +154,8 @@ def _refuse_astray(candidate: Candidate | Own, site: Site, model: torch.nn.Modul
         KeptError  if a norm that returns statistics, too, would come or go outside a `Reversible`.
     """
     comes = isinstance(candidate, Candidate) and candidate.entry.reversible
-    goes = catalogue()[site.kind].reversible
+    entry = catalogue().get(site.kind)  # none for a norm that nobody named
+    goes = entry is not None and entry.reversible
     places = [path.rpartition(".") for path in site.paths]
     if (comes or goes) and not all(
         name == "norm" and isinstance(model.get_submodule(parent), layers.Reversible)
@@ -215,6 +218,11 @@ def alike(module: torch.nn.Module) -> torch.nn.Module:
 def activation_of(module: torch.nn.Module) -> str | None:
     """The activation that a layer of ours applies itself; others apply none."""
     return module.activation if isinstance(module, OURS) else None
+
+
+def activates(candidate: Candidate | Own | Same) -> bool:
+    """Whether a candidate's layers bring the activation that follows."""
+    return isinstance(candidate, Candidate) and candidate.entry.activates
 
 
 def with_inner(old: torch.nn.Module, new: torch.nn.Module) -> torch.nn.Module:

@@ -119,6 +119,16 @@ def kinds(module: torch.nn.Module) -> list[str]:
 def recognise(module: torch.nn.Module) -> Known | None:
     """What norm a module is; None if it is none.
 
+    Whatever a swap put in the place of a norm is one, of the kind "norm" if of no other.
+    """
+    known = _recognised(module)
+    placed = getattr(module, "_normwise_place", None)
+    return Known("norm", placed[1]) if known is None and placed is not None else known
+
+
+def _recognised(module: torch.nn.Module) -> Known | None:
+    """What norm a module is by its class, or by what it computes.
+
     A class decides where its forward is the class's own. A subclass of one of
     torch.nn's norms may do something else, and so may any module whose tensors are
     all one number for each channel: these are run, on a copy, beside the formulas.
@@ -150,6 +160,9 @@ def size_of(module: torch.nn.Module, known: Known) -> int | tuple[int, ...] | No
         if size is not None:
             break
     else:
+        placed = getattr(module, "_normwise_place", None)
+        if placed is not None:
+            return placed[0]  # type: ignore[no-any-return]
         tensors = (getattr(module, n, None) for n in (known.weight, known.bias, *_STATISTICS))
         sized = (t for t in tensors if isinstance(t, Tensor) and not is_lazy(t))
         size = next((t.numel() for t in sized), None)
@@ -185,7 +198,12 @@ def is_activation(module: torch.nn.Module) -> bool:
 
 
 def inner_modules(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The activation and dropout that some norms have within, in the order they are applied."""
+    """The activation and dropout that some norms have within, in the order they are applied.
+
+    What a swap put there as a whole is taken for one.
+    """
+    if hasattr(module, "_normwise_place"):
+        return {}
     return {
         name: child
         for name, child in module.named_children()

@@ -193,7 +193,7 @@ def shown(module: torch.nn.Module) -> str:
     if type(module) is torch.nn.Sequential:
         return " + ".join(shown(child) for child in module)
     names = ("num_groups", "num_channels", "num_features", "normalized_shape")
-    sizes = [getattr(module, name) for name in names if hasattr(module, name)]
+    sizes = [s for name in names if (s := getattr(module, name, None)) is not None]
     plain = [s[0] if isinstance(s, tuple) and len(s) == 1 else s for s in sizes]
     return f"{type(module).__name__}({', '.join(map(str, plain))})"
 

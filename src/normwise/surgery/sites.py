@@ -8,6 +8,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from normwise import layers
+from normwise.errors import NormError, describe
 from normwise.surgery.flow import Flow
 from normwise.surgery.recognition import (
     Known,
@@ -85,6 +86,9 @@ def find(model: torch.nn.Module) -> list[Site]:
     copy; where code cannot be traced, it is read off the order of the layers.
 
     Each prints as a line: ``for site in nw.find(model): print(site)``.
+
+    Raises
+        NormError  if the model is no module.
     """
     sites = bare_sites(model)
     flow = Flow(model, {id(site.module) for site in sites})
@@ -94,14 +98,18 @@ def find(model: torch.nn.Module) -> list[Site]:
 
 def bare_sites(model: torch.nn.Module) -> list[Site]:
     """What `find` returns, without looking what surrounds the norms."""
+    if not isinstance(model, torch.nn.Module):
+        raise NormError(f"a torch.nn.Module has norms, received {describe(model)}")
     paths: dict[torch.nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)
-    sites = []
+    sites: list[Site] = []
+    within: tuple[str, ...] = ()  # what begins so is part of a norm
     for module, names in paths.items():
         known = recognise(module)
-        if known is not None:
+        if known is not None and not all(name.startswith(within) for name in names):
             sites.append(site_of(tuple(names), module, known))
+            within += tuple(f"{name}." for name in names if name)
     return sites
 
 

@@ -7,9 +7,22 @@ from typing import Literal
 
 import torch
 
+from normwise.catalogue import Candidate
 from normwise.errors import NormError
-from normwise.surgery.fusing import fusible
-from normwise.surgery.making import Made, Make, Same, alike, carry, make, read, with_inner
+from normwise.surgery.fusing import activation_name, any_activation, fusible
+from normwise.surgery.making import (
+    Made,
+    Make,
+    Own,
+    Same,
+    activates,
+    activation_of,
+    alike,
+    carry,
+    make,
+    read,
+    with_inner,
+)
 from normwise.surgery.recognition import recognise
 from normwise.surgery.replacing import (
     OURS,
@@ -21,7 +34,7 @@ from normwise.surgery.replacing import (
     put,
     shown,
 )
-from normwise.surgery.sites import Site, bare_sites, is_frozen
+from normwise.surgery.sites import Site, bare_sites, find, is_frozen
 
 Where = str | type | Collection[str] | Callable[[str, torch.nn.Module], bool] | None
 Groups = Literal["auto", "exact"]
@@ -74,7 +87,8 @@ def swap(
     carry    whether weights and statistics go on; if not, the new layers start anew
     fuse     whether an activation that follows a norm directly, and takes nothing else,
              goes into it: one pass over memory instead of two. Known are ReLU, leaky
-             ReLU of slope 0.01, exact GELU and SiLU, as modules
+             ReLU of slope 0.01, exact GELU and SiLU, as modules. Norms that bring an
+             activation of their own, as EvoNorm does, take the place of any
 
     Raises
         NormError  if the candidate is not known or does not fit a layer (which
@@ -213,7 +227,9 @@ def _prepare(
             kept[site] = outcome
         else:
             made[site] = outcome
-    fused = _fuse(model, made, kept, isinstance(candidate, Same)) if fuse else {}
+    fused = _fuse(model, made, kept, candidate) if fuse else {}
+    if activates(candidate) and not fuse:
+        _note_activations(model, made)
     changes, replacements = [], []
     for site in filter(made.__contains__, sites):
         new = made[site].layer
@@ -234,10 +250,26 @@ def _prepare(
     return Plan(candidate.text, tuple(changes), skipped), replacements
 
 
+def _note_activations(model: torch.nn.Module, made: dict[Site, Made]) -> None:
+    """Say of norms with an activation of their own that the model's stays behind them."""
+    found = {site.module: site.activation for site in find(model)}
+    for site, new in made.items():
+        after = activation_of(new.layer) or found[site.module]
+        if after is not None:
+            note = f"it activates, and {after} stays behind it: fuse=True takes that out"
+            made[site] = Made(new.layer, (*new.notes, note))
+
+
 def _fuse(
-    model: torch.nn.Module, made: dict[Site, Made], kept: dict[Site, str], same: bool
+    model: torch.nn.Module,
+    made: dict[Site, Made],
+    kept: dict[Site, str],
+    candidate: Candidate | Own | Same,
 ) -> dict[torch.nn.Module, tuple[str, ...]]:
     """Let new layers take in the activations that follow; which modules go, and their paths."""
+    same, replaces = isinstance(candidate, Same), activates(candidate)
+    for each in made.values() if replaces else ():
+        each.layer.activation = None  # type: ignore[assignment]  # it has one of its own
     # Our own layers stay in a swap to "same", unless they have something to take in.
     ours = {site for site in kept if same and isinstance(site.module, OURS)}
     layers = {site.module: made[site].layer for site in made}
@@ -247,11 +279,14 @@ def _fuse(
     for path, module in model.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)
     gone: dict[torch.nn.Module, tuple[str, ...]] = {}
-    for norm, (name, activations) in fusible(model, layers).items():
+    name_of = any_activation if replaces else activation_name
+    for norm, (name, activations) in fusible(model, layers, name_of).items():
         site, new = sites[norm], layers[norm]
-        new.activation = name  # type: ignore[assignment]
+        if not replaces:
+            new.activation = name  # type: ignore[assignment]
         where = ", ".join(paths[module][0] for module in activations)
-        note = f"takes in {where}, {type(activations[0]).__name__}"
+        verb = "takes the place of" if replaces else "takes in"
+        note = f"{verb} {where}, {type(activations[0]).__name__}"
         said = made[site].notes if site in made else ()
         made[site] = Made(new, (*said, note))
         kept.pop(site, None)
