@@ -71,9 +71,11 @@ def test_every_check_has_its_case():
 
     from normwise.doctor import checks
 
-    tree = ast.parse(Path(checks.__file__).read_text(encoding="utf-8"))
+    files = Path(checks.__file__).parent.glob("*.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     named = {
         node.args[0].value
+        for tree in trees
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "Finding"
@@ -109,6 +111,16 @@ def test_every_finding_fits_in_80_columns(case):
     model, sample = case.build()
     text = str(nw.doctor(model, sample, **options_of(case, model)))
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_json_has_no_nan():
+    model, sample = zoo.exploding()
+    model[1].running_var.fill_(0.0)
+    model[1].weight.data.fill_(float("inf"))
+    (finding,) = of_check(nw.doctor(model, sample), "exploding")
+    assert finding.severity == "error"
+    text = json.dumps(nw.doctor(model, sample).rows(), allow_nan=False)
+    assert {"1": "inf"} in [row["evidence"] for row in json.loads(text)]
 
 
 REFUSED = [

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Any, Literal, get_args
 
 Severity = Literal["error", "warning", "hint"]
@@ -58,8 +59,8 @@ class Findings(tuple[Finding, ...]):
         return all(finding.severity == "hint" for finding in self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The findings as plain data, for JSON."""
-        return [asdict(finding) for finding in self]
+        """The findings as plain data, for JSON, which has no NaN: "nan", "inf" and "-inf"."""
+        return [_plain(asdict(finding)) for finding in self]
 
     def __str__(self) -> str:
         if not self:
@@ -70,6 +71,14 @@ class Findings(tuple[Finding, ...]):
             if (n := sum(finding.severity == name for finding in self))
         ]
         return "\n\n".join([", ".join(counts) + ".", *map(str, self)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def _several(paths: tuple[str, ...], shown: int = 4) -> str:

@@ -12,19 +12,17 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from normwise import layers
-from normwise.axes import SCHEMES, Fitted, Scheme
+from normwise.axes import SCHEMES
 from normwise.errors import NormError, describe
 from normwise.layers.materialize import unchanged
-from normwise.layers.padding import full_mask, padding
-from normwise.reference import Moments, measured
-from normwise.running import unbiased
+from normwise.layers.padding import padding
 from normwise.surgery.replacing import process_groups
 from normwise.surgery.sites import Site, bare_sites, is_frozen
 from normwise.surgery.swapping import Where, is_meant, nothing_to_do
+from normwise.surgery.tally import Tally, row_name, watched
 
 Forward = Callable[[torch.nn.Module, Any], Any]
 Passes = Literal["one", "each"]
-_ROWS = dict.fromkeys(("ghost", "renorm", "switchable", "evonorm-b0"), "batch")
 
 
 def recalibrate(
@@ -109,7 +107,7 @@ def remembering_sites(model: torch.nn.Module, where: Where, what: str) -> list[S
             continue
         if site.module._buffers.get("running_var") is None:
             reasons.append(f"{site.name}: it remembers nothing")
-        elif not isinstance(site.module, layers.Norm) and _table_name(site) not in SCHEMES:
+        elif not isinstance(site.module, layers.Norm) and row_name(site) not in SCHEMES:
             reasons.append(f"{site.name}: what it averages over is not known")
         elif is_frozen(site.module):
             reasons.append(f"{site.name}: it is frozen")
@@ -158,128 +156,6 @@ def restored_on_error(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
-
-
-class Tally:
-    """The moments of all that a norm has seen, merged batch by batch in float64."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        self.batches = 0
-        self._count: Tensor | float = 0.0
-        self._mean: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0  # about the mean
-
-    def add(self, x: Tensor, mask: Tensor | None) -> None:
-        """Take in what a norm was given: a mask of x's rank, or None where all is real."""
-        module: Any = self.site.module
-        scheme = scheme_of(self.site)
-        own = isinstance(module, layers.Normalization)
-        unbatched = own and module._is_unbatched(x)
-        if unbatched:
-            x, mask = x.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
-        fitted = scheme.pattern.fit(x.dim())
-        sizes = module.part_sizes() if isinstance(module, layers.Norm) else None
-        moments = measured(x.detach().double(), scheme, mask=mask, sizes=sizes)
-        self.batches += 1
-        shape = module._buffers["running_var"].shape
-        if fitted.samples:  # the average over samples, each of them counting once
-            seen = (_elements(moments) > 0).double()
-            mean, var = moments.mean, unbiased(moments) if scheme.centres else moments.var
-            count = seen.sum(fitted.samples)
-            self._average(count, (mean * seen).sum(fitted.samples), (var * seen), fitted, shape)
-            return
-        count = _elements(moments).reshape(shape)
-        mean, var = moments.mean.expand_as(moments.var).reshape(shape), moments.var.reshape(shape)
-        total = self._count + count
-        share = count / torch.as_tensor(total).clamp(min=1)
-        apart = mean - self._mean
-        self._squares = self._squares + count * var + apart.square() * count * (1 - share)
-        self._mean = self._mean + apart * share
-        self._count = total
-
-    def _average(
-        self, count: Tensor, mean: Tensor, var: Tensor, fitted: Fitted, shape: torch.Size
-    ) -> None:
-        self._count = self._count + count.reshape(shape)
-        self._mean = self._mean + mean.reshape(shape)
-        self._squares = self._squares + var.sum(fitted.samples).reshape(shape)
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance as a norm remembers them.
-
-        Raises
-            NormError  if there is no real position, or they are not finite.
-        """
-        count, mean, squares = map(torch.as_tensor, (self._count, self._mean, self._squares))
-        if not self.batches or not bool((count > 0).all()):
-            raise NormError(f"no batch with a real position reached {self.site.name}")
-        axes = scheme_of(self.site).pattern.axes
-        if any(axis.name == "n" and not axis.averaged for axis in axes):
-            mean, var = mean / count, squares / count
-        elif self.site.module._buffers.get("running_mean") is not None:
-            var = squares / (count - 1).clamp(min=1)
-        else:
-            var = squares / count
-        if not bool(mean.isfinite().all()) or not bool(var.isfinite().all()):
-            raise NormError(
-                f"what {self.site.name} saw has no finite mean and variance; nothing was changed"
-            )
-        return mean, var
-
-    def write(self) -> None:
-        """Put the statistics into the norm's buffers."""
-        mean, var = self.statistics()
-        buffers = self.site.module._buffers
-        for name, value in (("running_mean", mean), ("running_var", var)):
-            old = buffers.get(name)
-            if old is not None:
-                old.copy_(value.reshape(old.shape))
-        counter = buffers.get("num_batches_tracked")
-        if counter is not None:
-            counter.fill_(self.batches)
-
-
-def scheme_of(site: Site) -> Scheme:
-    """The row of the table by which a norm remembers."""
-    module = site.module
-    return module.scheme if isinstance(module, layers.Norm) else SCHEMES[_table_name(site)]
-
-
-def _table_name(site: Site) -> str:
-    return _ROWS.get(site.kind, site.kind)
-
-
-@contextmanager
-def watched(tallies: Iterable[Tally]) -> Iterator[None]:
-    """Every input of these norms goes into their tallies."""
-
-    def hook(tally: Tally) -> Callable[..., None]:
-        def take(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-            x = args[0] if args else kwargs["x"]
-            given = args[1] if len(args) > 1 else kwargs.get("mask")
-            mask = None
-            if isinstance(module, layers.Normalization):
-                batched = x.unsqueeze(0) if module._is_unbatched(x) else x
-                features = module.scheme.pattern.fit(batched.dim()).features
-                if given is not None and batched is not x:
-                    given = given.unsqueeze(0)
-                mask = full_mask(batched, given, features, type(module).__name__)
-                if mask is not None and batched is not x:
-                    mask = mask.squeeze(0)
-            tally.add(x, mask)
-
-        return take
-
-    handles = [
-        tally.site.module.register_forward_pre_hook(hook(tally), with_kwargs=True)
-        for tally in tallies
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _measure(
@@ -347,12 +223,6 @@ def counted(loader: Iterable[Any], words: str, progress: bool | None) -> Iterato
     console = Console(stderr=True)
     yield from track(
         loader, words, total=None if math.isnan(total) else total, console=console, transient=True
-    )
-
-
-def _elements(moments: Moments) -> Tensor:
-    return torch.as_tensor(moments.elements, dtype=torch.float64).to(moments.var.device) * (
-        torch.ones_like(moments.var)
     )
 
 

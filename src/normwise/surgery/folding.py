@@ -12,8 +12,8 @@ from torch.nn.parameter import Parameter, is_lazy
 from normwise import layers
 from normwise.errors import NormError
 from normwise.layers.materialize import call, unchanged
+from normwise.surgery.carrying import KeptError, activation_of, alike, refuse_computed, with_inner
 from normwise.surgery.flow import Flow
-from normwise.surgery.making import KeptError, activation_of, alike, refuse_computed, with_inner
 from normwise.surgery.recognition import bare_copy, inner_modules
 from normwise.surgery.replacing import (
     OURS,

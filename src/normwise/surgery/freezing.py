@@ -8,11 +8,12 @@ import torch
 from normwise import layers
 from normwise.errors import NormError
 from normwise.layers.remembering import Remembering
-from normwise.surgery.making import KeptError, alike, carry, refuse_computed, twin, with_inner
+from normwise.surgery.carrying import KeptError, alike, carry, refuse_computed, with_inner
 from normwise.surgery.recognition import epsilon_of
 from normwise.surgery.replacing import OURS, Change, Plan, Replacement, perform, shown
 from normwise.surgery.sites import Site, bare_sites, is_frozen
 from normwise.surgery.swapping import Where, is_meant, nothing_to_do
+from normwise.surgery.twins import twin
 
 
 def freeze(

@@ -1,40 +1,22 @@
-"""Make the layer that takes a norm's place, and carry over what means the same in both."""
+"""Make the layer that takes a norm's place."""
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from normwise import layers
 from normwise.catalogue import Candidate, catalogue, parse_candidate
 from normwise.checks import divisors, whole_number
 from normwise.errors import NormError, describe
-from normwise.surgery.recognition import (
-    Known,
-    bare_copy,
-    epsilon_of,
-    inner_modules,
-    kinds,
-    recognise,
-)
+from normwise.surgery.carrying import KeptError, activation_of, refuse_computed
 from normwise.surgery.replacing import OURS, shown
 from normwise.surgery.sites import Site, convolution_dims, find
+from normwise.surgery.twins import twin
 
 Make = Callable[[Any, int], torch.nn.Module]  # of (num_features, dim)
 SAME = "same"
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-# How far a twin may be from the layer it stands for: float32 rounding, computed in float64.
-_TWIN = 1e-6
-
-
-class KeptError(Exception):
-    """A layer stays, for the reason that is the text."""
 
 
 @dataclass(frozen=True)
@@ -129,24 +111,6 @@ def _make(
     return Made(new.train(site.module.training), notes)
 
 
-def refuse_computed(module: torch.nn.Module) -> None:
-    """Leave a layer alone whose weight is computed from other tensors.
-
-    Raises
-        KeptError  if it is.
-    """
-    if parametrize.is_parametrized(module):
-        names = ", ".join(module.parametrizations)  # type: ignore[arg-type]
-        raise KeptError(
-            f"its {names} is parametrized; torch.nn.utils.parametrize.remove_parametrizations "
-            "makes it plain"
-        )
-    for hook in module._forward_pre_hooks.values():
-        if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
-            name = type(hook).__name__
-            raise KeptError(f"its weight is computed by a hook, {name}; remove that first")
-
-
 def _refuse_astray(candidate: Candidate | Own, site: Site, model: torch.nn.Module) -> None:
     """Leave a layer alone where the code around it does not know what the other returns.
 
@@ -167,225 +131,9 @@ def _refuse_astray(candidate: Candidate | Own, site: Site, model: torch.nn.Modul
         )
 
 
-def carry(
-    old: torch.nn.Module, new: torch.nn.Module, *, values: bool = True
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Hand on what means the same in both layers.
-
-    A parameter of the same shape goes on as the object it is, so that ties, gradients
-    and hooks of its own stay; so does a buffer. What has another shape or counts from
-    another number is copied. With `values` off only requires_grad is handed on.
-
-    Returns what went, what stayed, and which parameter became which.
-    """
-    knowns = recognise(old), recognise(new)
-    origins = [0.0 if known is None else known.origin for known in knowns]
-    theirs, ours = (_canonical(m, known) for m, known in zip((old, new), knowns, strict=True))
-    same_kind = bool(set(kinds(old)) & set(kinds(new)))
-    alike = set(_alike(old)) & set(_alike(new))
-    carried, left, links = [], [], []
-    for called, (name, tensor) in theirs.items():
-        # Statistics mean the same only where both are built on one kind of norm.
-        means_the_same = same_kind or called in alike
-        target_name, target = ours.get(called, ("", None)) if means_the_same else ("", None)
-        if target is not None and target.numel() == tensor.numel():
-            if values:
-                origin = origins[0] - origins[1] if called == "weight" else 0.0
-                _hand_on(tensor, new, target_name, target, origin)
-                carried.append(called)
-                if name in old._parameters and target_name in new._parameters:
-                    links.append((name, target_name))
-            elif isinstance(tensor, torch.nn.Parameter) and target_name in new._parameters:
-                target.requires_grad_(tensor.requires_grad)
-        elif called != "num_batches_tracked" and values:
-            left.append(name)
-    activation = activation_of(old)
-    if activation not in (None, activation_of(new)):
-        left.append(f"activation={activation!r}")
-    return tuple(carried), tuple(left), tuple(links)
-
-
-def alike(module: torch.nn.Module) -> torch.nn.Module:
-    """A second layer with the same parameters, buffers and attributes, and no hooks."""
-    second = copy.copy(module)
-    for name, value in vars(module).items():
-        if isinstance(value, dict):
-            empty = name.endswith("_hooks")
-            vars(second)[name] = type(value)() if empty else copy.copy(value)
-    return second
-
-
-def activation_of(module: torch.nn.Module) -> str | None:
-    """The activation that a layer of ours applies itself; others apply none."""
-    return module.activation if isinstance(module, OURS) else None
-
-
 def activates(candidate: Candidate | Own | Same) -> bool:
     """Whether a candidate's layers bring the activation that follows."""
     return isinstance(candidate, Candidate) and candidate.entry.activates
-
-
-def with_inner(old: torch.nn.Module, new: torch.nn.Module) -> torch.nn.Module:
-    """The new layer, followed by the dropout and the activation that the old one had within."""
-    inner = {} if isinstance(old, OURS) else inner_modules(old)
-    if not inner:
-        return new
-    return torch.nn.Sequential(OrderedDict([("norm", new), *inner.items()])).train(old.training)
-
-
-# -- the twin ------------------------------------------------------------------------
-
-
-def twin(site: Site) -> torch.nn.Module:
-    """The layer of ours that computes what a norm does, with the same parameters.
-
-    Raises
-        KeptError  if there is none, or its results would differ.
-    """
-    old = site.module
-    if isinstance(old, OURS):
-        return old
-    base = _torch_class(old)
-    try:
-        new = _twin_of_torch(old, base) if base is not None else _twin_by_kind(site)
-    except NormError as error:
-        raise KeptError(str(error)) from error
-    if new is None:
-        raise KeptError(f"no layer of normwise computes what {type(old).__name__} does")
-    if base is None and not _agree(site, new):
-        raise KeptError(f"{type(old).__name__} computes something else than {shown(new)}")
-    plain = set(vars(new))
-    for name, value in vars(old).items():  # what the model's own code may ask the layer for
-        if name not in plain and not name.endswith("_hook") and not hasattr(type(new), name):
-            object.__setattr__(new, name, value)
-    return new.train(old.training)
-
-
-def _torch_class(module: torch.nn.Module) -> Any:
-    """The class of torch.nn whose forward a module has; None if its forward is another."""
-    base: Any = next((b for b in type(module).__mro__ if b.__module__.startswith("torch.nn")), None)
-    same = base is not None and type(module).forward is base.forward
-    return base if same and hasattr(layers, base.__name__) and not inner_modules(module) else None
-
-
-def _twin_of_torch(old: Any, base: Any) -> torch.nn.Module:
-    twins: Any = getattr(layers, base.__name__)
-    has_bias = getattr(old, "bias", None) is not None
-    if issubclass(base, torch.nn.GroupNorm):
-        new = twins(old.num_groups, old.num_channels, old.eps, old.affine, bias=has_bias)
-    elif issubclass(base, torch.nn.LayerNorm):
-        new = twins(old.normalized_shape, old.eps, old.elementwise_affine, has_bias)
-    elif issubclass(base, torch.nn.RMSNorm):
-        new = twins(old.normalized_shape, old.eps, old.elementwise_affine)
-    else:
-        arguments = [old.num_features or None, old.eps, old.momentum, old.affine]
-        arguments.append(old.track_running_stats)
-        if issubclass(base, torch.nn.SyncBatchNorm):
-            arguments.append(old.process_group)
-        lazy = any(is_lazy(t) for t in [*old.parameters(), *old.buffers()])
-        if lazy:
-            arguments[0] = None
-        new = twins(*arguments, bias=has_bias or (lazy and old.affine))
-        if lazy:
-            like = next(iter([*old.parameters(), *old.buffers()]))
-            return new.to(device=like.device, dtype=like.dtype)  # type: ignore[no-any-return]
-    return _with_tensors(new, old)
-
-
-def _with_tensors(new: Any, old: torch.nn.Module) -> torch.nn.Module:
-    """The new layer with the old one's own parameters and buffers."""
-    new._parameters.update(old._parameters)
-    new._buffers.update(old._buffers)
-    if hasattr(new, "_widen"):
-        new._widen()  # statistics of a layer in half precision stay wide
-    return new  # type: ignore[no-any-return]
-
-
-def _twin_by_kind(site: Site) -> torch.nn.Module | None:
-    old = site.module
-    known = recognise(old)
-    eps = epsilon_of(old)
-    size = site.num_features
-    if known is None or known.origin or eps is None or size is None or _rank_free(known):
-        return None
-    tensors = [t for t in _tensors(old).values() if t.is_floating_point()]
-    where = {"device": tensors[0].device, "dtype": tensors[0].dtype} if tensors else {}
-    parameters = dict(old.named_parameters(recurse=False))
-    affine, has_bias = known.weight in parameters, known.bias in parameters
-    dim = known.dim
-    if known.kind == "batch" and dim and not parameters:
-        new = getattr(layers, f"FrozenBatchNorm{dim}d")(size, eps, **where)
-    elif known.kind == "batch" and dim:
-        momentum = getattr(old, "momentum", 0.1)
-        new = getattr(layers, f"BatchNorm{dim}d")(
-            *(size, eps, momentum, affine), bias=has_bias, **where
-        )
-    elif known.kind == "group":
-        count = known.groups or getattr(old, "num_groups", None)
-        name = f"GroupNorm{dim}d" if dim else "GroupNorm"
-        new = getattr(layers, name)(count, size, eps, affine, bias=has_bias, **where)
-    elif known.kind == "rms":
-        if has_bias:
-            return None
-        new = catalogue()["rms"].layers[dim or 0](size, eps, affine, **where)
-    elif known.kind in ("layer", "causal", "instance"):
-        entry = catalogue()[known.kind]
-        keywords = {"bias": has_bias, **where}
-        affine_name = "elementwise_affine" if known.kind == "layer" else "affine"
-        new = entry.layers[dim or 0](size, eps, **{affine_name: affine}, **keywords)
-    else:
-        return None
-    carry(old, new)
-    twins: torch.nn.Module = new
-    return twins
-
-
-def _rank_free(known: Known) -> bool:
-    return known.dim is None and known.kind != "group"
-
-
-def _agree(site: Site, new: torch.nn.Module) -> bool:
-    """Whether two layers give the same for the same input, in training and in evaluation."""
-    size, dim = site.num_features, site.dim
-    channels = size if isinstance(size, int) else size[-1] if size else 1
-    shape = (4, 5, channels) if dim == 0 else (4, channels, *(5, 6, 3)[: dim or 2])
-    draw = torch.Generator().manual_seed(0)
-    theirs, ours = (_filled(bare_copy(module)) for module in (site.module, new))
-    for name in inner_modules(theirs):
-        setattr(theirs, name, torch.nn.Identity())
-    carry(theirs, ours)
-    for training in (False, True):
-        for scale in (1.0, 1e-3):  # the smaller, the more eps matters
-            x = torch.randn(shape, generator=draw, dtype=torch.float64) * scale
-            results = []
-            for module in (theirs, ours):
-                copied: Any = copy.deepcopy(module).train(training)
-                try:
-                    with torch.no_grad():
-                        results.append([copied(x)])
-                except Exception:  # whatever a module raises that cannot run here
-                    return False
-                results[-1] += [b for n, b in copied.named_buffers() if n in _STATISTICS[:2]]
-            for a, b in zip(*results, strict=True):
-                if a.shape != b.shape or float((a - b).norm()) > _TWIN * float(b.norm()):
-                    return False
-    return True
-
-
-def _filled(module: torch.nn.Module) -> torch.nn.Module:
-    """On the CPU, in float64, with numbers that tell one channel from another."""
-    draw = torch.Generator().manual_seed(1)
-    module = module.to_empty(device=torch.device("cpu")).double()
-    for tensor in [*module.parameters(), *module.buffers()]:
-        if tensor.is_floating_point():
-            drawn = torch.rand(tensor.numel(), generator=draw, dtype=torch.float64)
-            tensor.data = (0.5 + drawn).reshape(tensor.shape)
-        else:
-            tensor.zero_()
-    return module
-
-
-# -- parts -----------------------------------------------------------------------------
 
 
 def _rank(site: Site, model: torch.nn.Module) -> int:
@@ -415,31 +163,3 @@ def _dividing(candidate: Candidate, size: Any) -> tuple[Candidate, tuple[str, ..
     arguments = {**candidate.arguments, "num_groups": fitting[-1]}
     note = f"{fitting[-1]} groups, since {asked} do not divide {size} channels"
     return Candidate(candidate.text, candidate.entry, arguments), (note,)
-
-
-def _hand_on(old: Tensor, new: torch.nn.Module, name: str, target: Tensor, origin: float) -> None:
-    store = new._parameters if name in new._parameters else new._buffers
-    was_parameter = isinstance(old, torch.nn.Parameter)
-    same = target.shape == old.shape and not origin and was_parameter == (name in new._parameters)
-    if same and (was_parameter or target.dtype == old.dtype):
-        store[name] = old  # type: ignore[assignment]
-        return
-    target.data.copy_(old.data.reshape(target.shape) + origin)
-    if was_parameter and name in new._parameters:
-        target.requires_grad_(old.requires_grad)
-
-
-def _tensors(module: torch.nn.Module) -> Mapping[str, Any]:
-    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return {name: t for name, t in tensors if not is_lazy(t)}
-
-
-def _canonical(module: torch.nn.Module, known: Known | None) -> dict[str, tuple[str, Any]]:
-    """The tensors of a norm by the names that torch.nn gives them: (name in the module, tensor)."""
-    names = {} if known is None else {known.weight: "weight", known.bias: "bias"}
-    return {names.get(name, name): (name, t) for name, t in _tensors(module).items()}
-
-
-def _alike(module: torch.nn.Module) -> tuple[str, ...]:
-    """The parameters that mean the same in every norm that has them."""
-    return module.carries if isinstance(module, layers.Normalization) else ("weight", "bias")

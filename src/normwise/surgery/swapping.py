@@ -9,20 +9,9 @@ import torch
 
 from normwise.catalogue import Candidate
 from normwise.errors import NormError
+from normwise.surgery.carrying import activation_of, alike, carry, with_inner
 from normwise.surgery.fusing import activation_name, any_activation, fusible
-from normwise.surgery.making import (
-    Made,
-    Make,
-    Own,
-    Same,
-    activates,
-    activation_of,
-    alike,
-    carry,
-    make,
-    read,
-    with_inner,
-)
+from normwise.surgery.making import Made, Make, Own, Same, activates, make, read
 from normwise.surgery.recognition import recognise
 from normwise.surgery.replacing import (
     OURS,
