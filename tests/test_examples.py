@@ -11,7 +11,9 @@ from normwise.compare.trial import run_trial
 from normwise.recipes import vowels
 
 FILES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
-EXAMPLES = [path for path in FILES if "task = nw.Task(" in path.read_text()]
+TASKS = [path for path in FILES if "\ntask = nw." in path.read_text()]
+INTEGRATIONS = {"with_lightning": "lightning", "with_transformers": "transformers"}
+EXAMPLES = [path for path in TASKS if path.stem not in INTEGRATIONS]
 SHORTER = {"own_loop": []}  # its epochs are its own affair
 
 
@@ -27,7 +29,8 @@ def check_scored(results, seeds):
 
 
 def test_there_are_examples():
-    assert {path.stem for path in EXAMPLES} == {"own_arrays", "own_loop"}
+    ours = {"own_arrays", "own_loop", "segmentation", "forecast"}
+    assert {path.stem for path in TASKS} == ours | set(INTEGRATIONS)
 
 
 @pytest.mark.usefixtures("brief_timing")
@@ -42,8 +45,10 @@ def test_an_example_runs(path, tmp_path, results, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.stem)
 def test_an_example_runs_as_its_first_line_says(path, tmp_path, results):
+    if path.stem in INTEGRATIONS:
+        pytest.importorskip(INTEGRATIONS[path.stem])
     text = path.read_text()
     assert f"`normwise compare examples/{path.name}`" in text.partition("\n")[0]
     words = ("compare", path, "--seeds", 2, "--out", tmp_path)

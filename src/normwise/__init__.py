@@ -2,7 +2,15 @@
 
 from normwise import data, functional
 from normwise.catalogue import catalogue, make
-from normwise.compare import Comparison, Study, Task, Windows, compare
+from normwise.compare import (
+    Comparison,
+    Study,
+    Task,
+    Windows,
+    compare,
+    lightning_task,
+    trainer_task,
+)
 from normwise.doctor import Finding, doctor, is_causal, padding_error
 from normwise.errors import NormError
 from normwise.layers import *

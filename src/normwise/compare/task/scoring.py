@@ -156,4 +156,5 @@ def _named(given: Any, known: dict[str, Any], what: str, other: str) -> tuple[st
 
 def name_of(function: Any) -> str:
     """What a function, or an object, is called in a report."""
+    function = getattr(function, "func", function)  # what a partial is of
     return getattr(function, "__name__", type(function).__name__)

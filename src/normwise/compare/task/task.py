@@ -278,7 +278,8 @@ class Task:
             "warm-up": self.warmup and f"{self.warmup} steps",
             "gradients": self.accumulate > 1 and f"of {self.accumulate} batches",
             "gradient norm": self.max_grad_norm and f"at most {self.max_grad_norm:g}",
-            "early stopping": self.patience and f"after {self.patience} epochs without a better",
+            "early stopping": self.patience
+            and f"after {self.patience} epochs without a better score",
             "precision": self.precision != "float32" and self.precision,
         }
         return {
