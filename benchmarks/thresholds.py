@@ -35,10 +35,10 @@ def step(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Call
 
 def threads(name: str, x: torch.Tensor) -> dict[str, Callable[[], object]]:
     """A step by one thread, and by all."""
-    native._PLANS.clear()
+    native.NativePlan.plans.clear()
     layer = NORMS[name](x.shape[1])
     layer(x)
-    (plan,) = native._PLANS.values()
+    (plan,) = native.NativePlan.plans.values()
 
     def by(one_thread: bool) -> Callable[[], object]:
         def call() -> object:

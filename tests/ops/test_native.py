@@ -19,7 +19,7 @@ from normwise import reference
 from normwise.axes import SCHEMES, Scheme, parse, trailing
 from normwise.ops import dispatch, native
 from normwise.ops.library import packed
-from normwise.ops.native import Formula, Stored
+from normwise.ops.plan import Formula, Stored
 from normwise.reference import ACTIVATIONS, Moments
 from tolerances import TOLERANCES, assert_close
 
@@ -169,7 +169,7 @@ def threads(request, monkeypatch):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     monkeypatch.setattr(native, "ONE_THREAD", 0)
-    monkeypatch.setattr(native, "_PLANS", {})
+    monkeypatch.setattr(native.NativePlan, "plans", {})
     yield request.param
     torch.set_num_threads(before)
 

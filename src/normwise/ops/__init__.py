@@ -7,6 +7,6 @@ and functions call.
 """
 
 from normwise.ops.dispatch import Call, normalize, remember, watch
-from normwise.ops.native import Stored
+from normwise.ops.plan import Stored
 
 __all__ = ["Call", "Stored", "normalize", "remember", "watch"]

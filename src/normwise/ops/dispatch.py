@@ -13,8 +13,9 @@ from normwise.ops import choice, stock
 from normwise.ops.choice import Kernel, obstacle
 from normwise.ops.gradients import Normalize
 from normwise.ops.library import packed
-from normwise.ops.native import NUMBERS, Formula, Stored, elements_of, library, plan, ready
+from normwise.ops.native import NUMBERS, NativePlan, library
 from normwise.ops.native import remember as remember_natively
+from normwise.ops.plan import Formula, Stored, elements_of, plan, ready
 from normwise.reference import Moments
 from normwise.running import Remembered, Running
 
@@ -113,7 +114,7 @@ def _natively(
     if given is not None:
         mean = ready(given.shift, x) if formula.scheme.centres else None
         var = ready(given.var, x)
-    way = plan(formula, x, weight if weight is not None else bias, mask, var)
+    way = plan(NativePlan, formula, x, weight if weight is not None else bias, mask, var)
     if way.form is None:
         for calls in _watchers:
             calls.append(Call("reference", "kept and averaged dimensions alternate too often"))
@@ -167,6 +168,9 @@ def _compiled(
     return y, Moments(kept[0], kept[1], kept[2], elements)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _is_there() -> bool:
     return library() is not None
+
+
+# What torch.compiler.assume_constant_result does, which imports all of torch's compiler first.
+_is_there._dynamo_marked_constant = True  # type: ignore[attr-defined]

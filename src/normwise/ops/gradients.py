@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normwise.ops.native import Formula, Plan
+from normwise.ops.plan import Formula, Plan
 from normwise.reference import Moments
 
 Four = tuple[Tensor | None, ...]  # of x, weight, bias and residual

@@ -17,7 +17,8 @@ from torch import Tensor
 from normwise.axes import Scheme, parse
 from normwise.ops.choice import obstacle
 from normwise.ops.gradients import by_formula, given_moments
-from normwise.ops.native import Formula, Plan, plan, ready, statistic_shape
+from normwise.ops.native import NativePlan
+from normwise.ops.plan import Formula, Plan, plan, ready, statistic_shape
 
 _FORMULA = "str pattern, bool centres, str[] parts, int[] sizes, float eps, str activation"
 _TENSORS = (
@@ -76,7 +77,7 @@ def _way(
         return None, others
     weight, bias, mask = (t if t is None else t.contiguous() for t in (weight, bias, mask))
     mean, var = (t if t is None else ready(t, x) for t in (mean, var))
-    way = plan(formula, x, weight if weight is not None else bias, mask, var)
+    way = plan(NativePlan, formula, x, weight if weight is not None else bias, mask, var)
     if way.form is None:
         return None, others
     return way, (weight, bias, residual, mask, mean, var)

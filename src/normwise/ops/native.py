@@ -1,17 +1,17 @@
 """The CPU kernels: a plan for each kind of call, and addresses handed over."""
 
 import warnings
-from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from normwise.axes import Fitted, Scheme, part_sizes
-from normwise.ops.form import Form, Operand, form
-from normwise.reference import ACTIVATIONS, Moments, normalize
+from normwise.axes import Fitted
+from normwise.ops.form import Form, Operand
+from normwise.ops.plan import Plan, Stored, like
+from normwise.reference import ACTIVATIONS
 from normwise.running import Remembered, Running
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -36,139 +36,31 @@ def library() -> Any:
         return None
 
 
-class Formula(NamedTuple):
-    """What is computed, apart from the tensors it is computed from."""
+class NativePlan(Plan):
+    """A plan for the CPU kernels."""
 
-    scheme: Scheme
-    sizes: Mapping[str, int]
-    eps: float
-    activation: str | None
+    plans: ClassVar[dict[tuple[Any, ...], Plan]] = {}
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells formulas apart, quicker to hash than the formula is."""
-        scheme = self.scheme
-        parts = tuple(self.sizes.values())
-        return scheme.pattern.text, scheme.centres, parts, self.eps, self.activation
-
-    def by_reference(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        given: Moments | None,
-    ) -> tuple[Tensor, Moments]:
-        """The same, in plain tensor operations."""
-        return normalize(
-            x,
-            self.scheme,
-            weight=weight,
-            bias=bias,
-            eps=self.eps,
-            mask=mask,
-            sizes=self.sizes,
-            given=given,
-            activation=self.activation,
-            residual=residual,
+    def _prepare(self, walk: Form, x: Tensor, weight: torch.dtype, given: bool) -> None:
+        self.one_thread = x.numel() <= ONE_THREAD
+        self.native = library().Plan(
+            walk.sizes,
+            _four(walk.x),
+            _four(walk.y),
+            _five(walk.weight),
+            _five(walk.mask),
+            (walk.statistic.o, walk.statistic.k),
+            self.weights,
+            torch.Size(self.moments[1:]).numel(),
+            self.formula.scheme.centres,
+            given,
+            self.formula.eps,
+            _ACTIVATIONS.index(self.formula.activation),
+            NUMBERS[x.dtype],
+            NUMBERS[weight],
         )
 
-
-class Stored:
-    """Moments as the kernels leave them: shift, offset, var and, with a mask, count, in one tensor.
-
-    elements  positions that each statistic averages over; a tensor where a mask counts them,
-              0 where it does and they were not kept
-    """
-
-    __slots__ = ("_elements", "tensor")
-
-    def __init__(self, tensor: Tensor | None, elements: int) -> None:
-        self.tensor = tensor
-        self._elements = elements
-
-    @property
-    def elements(self) -> Tensor | int:
-        counted = self.tensor is not None and len(self.tensor) == 4
-        return self.tensor[3] if counted else self._elements  # type: ignore[index]
-
-    def moments(self) -> Moments:
-        """The same as the formulas have them."""
-        assert self.tensor is not None  # whoever asks had them kept
-        shift, offset, var = self.tensor[:3]
-        return Moments(shift, offset, var, self.elements)
-
-
-def statistic_shape(formula: Formula, shape: torch.Size) -> list[int]:
-    """The sizes of a statistic of x: those of the split tensor, 1 where it averages."""
-    fitted = formula.scheme.pattern.fit(len(shape))
-    names = dict(fitted.splits)
-    split: list[int] = []
-    for i, size in enumerate(shape):
-        split += part_sizes(names[i], size, formula.sizes) if i in names else (size,)
-    return [1 if i in fitted.averaged else size for i, size in enumerate(split)]
-
-
-def elements_of(formula: Formula, x: Tensor) -> int:
-    """How many elements of x a statistic averages over, without a mask."""
-    statistics = 1
-    for size in statistic_shape(formula, x.shape):
-        statistics = statistics * size
-    return x.numel() // max(statistics, 1)
-
-
-class Plan:
-    """One way through memory, for every call with tensors of these shapes, strides and dtypes.
-
-    elements  how many elements of x a statistic averages over, without a mask
-    moments   the sizes of the tensor that the moments are kept in
-    """
-
-    def __init__(
-        self,
-        formula: Formula,
-        x: Tensor,
-        weight: torch.dtype | None,
-        mask: torch.Size | None,
-        given: torch.Size | None,
-    ) -> None:
-        self.formula = formula
-        shape, fitted = x.shape, formula.scheme.pattern.fit(x.dim())
-        statistic = statistic_shape(formula, shape)
-        walk = self._form(x, statistic if given is None else given, mask)
-        self.copies = walk is None
-        if walk is None:
-            walk = self._form(x.contiguous(), statistic if given is None else given, mask)
-        self.form: Form | None = walk
-        kept = torch.Size(statistic).numel()
-        self.elements = elements_of(formula, x)
-        self.moments = [3 + (mask is not None), *statistic]
-        self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.one_thread = x.numel() <= ONE_THREAD
-        weights = 1
-        for i in fitted.features:
-            weights *= shape[i]
-        if walk is not None:
-            self.native = library().Plan(
-                walk.sizes,
-                _four(walk.x),
-                _four(walk.y),
-                _five(walk.weight),
-                _five(walk.mask),
-                (walk.statistic.o, walk.statistic.k),
-                weights,
-                kept,
-                formula.scheme.centres,
-                given is not None,
-                formula.eps,
-                _ACTIVATIONS.index(formula.activation),
-                NUMBERS[x.dtype],
-                NUMBERS[weight or self.wide],
-            )
-
     def describe(self) -> str:
-        """How the kernels walk through memory, in words."""
         assert self.form is not None
         o, a, k, p, q = self.form.sizes
         if self.native.is_across():
@@ -178,11 +70,6 @@ class Plan:
         threads = 1 if self.one_thread else torch.get_num_threads()
         words = f"{walk}; {library().in_use()}, {threads} thread{'s' * (threads > 1)}"
         return words + "; x is copied to be contiguous" * self.copies
-
-    def _form(self, x: Tensor, statistic: Any, mask: torch.Size | None) -> Form | None:
-        fitted = self.formula.scheme.pattern.fit(x.dim())
-        y = torch.empty_like(x, device="meta").stride()
-        return form(fitted, x.shape, x.stride(), y, statistic, mask, self.formula.sizes)
 
     def forward(
         self,
@@ -195,13 +82,12 @@ class Plan:
         var: Tensor | None,
         keeps: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """y and, if it `keeps` them, the moments."""
         if self.copies:
             x = x.contiguous()
         y = torch.empty_like(x)
         moments = torch.empty(self.moments, dtype=self.wide) if keeps else None
         if residual is not None:
-            residual = _like(y, residual)
+            residual = like(y, residual)
         self.native.forward(
             x.data_ptr(),
             0 if weight is None else weight.data_ptr(),
@@ -229,16 +115,15 @@ class Plan:
         moments: Tensor | None,
         wanted: tuple[bool, ...],
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, weight, bias and residual, as far as they are wanted."""
         if self.copies:
             x = x.contiguous()
         dx = torch.empty_like(x)
-        gradient = _like(dx, gradient)
+        gradient = like(dx, gradient)
         dweight = torch.empty_like(weight) if wanted[1] and weight is not None else None
         dbias = torch.empty_like(bias) if wanted[2] and bias is not None else None
         dresidual = torch.empty_like(dx) if wanted[3] else None
         if residual is not None:
-            residual = _like(dx, residual)
+            residual = like(dx, residual)
         self.native.backward(
             gradient.data_ptr(),
             x.data_ptr(),
@@ -264,50 +149,6 @@ def _four(operand: Operand) -> tuple[int, int, int, int]:
 
 def _five(operand: Operand) -> tuple[int, int, int, int, int]:
     return operand.o, operand.a, operand.k, operand.p, operand.q
-
-
-def _like(y: Tensor, other: Tensor) -> Tensor:
-    """`other` in y's dtype and where y has its elements; itself if it is so already."""
-    if other.stride() == y.stride() and other.dtype == y.dtype:
-        return other
-    return torch.empty_like(y).copy_(other)
-
-
-def ready(statistic: Tensor, x: Tensor) -> Tensor:
-    """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if statistic.dtype == wide and statistic.is_contiguous() and not statistic.requires_grad:
-        return statistic
-    return statistic.detach().to(wide).contiguous()
-
-
-_PLANS: dict[tuple[Any, ...], Plan] = {}
-_MOST_PLANS = 4096  # lengths that never repeat must not fill the memory
-
-
-def plan(
-    formula: Formula,
-    x: Tensor,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    var: Tensor | None,
-) -> Plan:
-    """The plan for tensors like these; made once."""
-    key = (
-        formula.key,
-        x.shape,
-        x.stride(),
-        x.dtype,
-        None if weight is None else weight.dtype,
-        None if mask is None else mask.shape,
-        None if var is None else var.shape,
-    )
-    found = _PLANS.get(key)
-    if found is None:
-        if len(_PLANS) >= _MOST_PLANS:
-            _PLANS.clear()
-        found = _PLANS[key] = Plan(formula, x, *key[4:])
-    return found
 
 
 def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normwise.axes import SCHEMES, trailing
-from normwise.ops.native import Formula
+from normwise.ops.plan import Formula
 from normwise.reference import ACTIVATIONS
 
 

@@ -1,0 +1,220 @@
+"""What is computed and how it is walked through memory, whatever kernels walk."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from normwise.axes import Scheme, part_sizes
+from normwise.ops.form import Form, form
+from normwise.reference import Moments, normalize
+
+
+class Formula(NamedTuple):
+    """What is computed, apart from the tensors it is computed from."""
+
+    scheme: Scheme
+    sizes: Mapping[str, int]
+    eps: float
+    activation: str | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells formulas apart, quicker to hash than the formula is."""
+        scheme = self.scheme
+        parts = tuple(self.sizes.values())
+        return scheme.pattern.text, scheme.centres, parts, self.eps, self.activation
+
+    def by_reference(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        given: Moments | None,
+    ) -> tuple[Tensor, Moments]:
+        """The same, in plain tensor operations."""
+        return normalize(
+            x,
+            self.scheme,
+            weight=weight,
+            bias=bias,
+            eps=self.eps,
+            mask=mask,
+            sizes=self.sizes,
+            given=given,
+            activation=self.activation,
+            residual=residual,
+        )
+
+
+class Stored:
+    """Moments as the kernels leave them: shift, offset, var and, with a mask, count, in one tensor.
+
+    elements  positions that each statistic averages over; a tensor where a mask counts them,
+              0 where it does and they were not kept
+    """
+
+    __slots__ = ("_elements", "tensor")
+
+    def __init__(self, tensor: Tensor | None, elements: int) -> None:
+        self.tensor = tensor
+        self._elements = elements
+
+    @property
+    def elements(self) -> Tensor | int:
+        counted = self.tensor is not None and len(self.tensor) == 4
+        return self.tensor[3] if counted else self._elements  # type: ignore[index]
+
+    def moments(self) -> Moments:
+        """The same as the formulas have them."""
+        assert self.tensor is not None  # whoever asks had them kept
+        shift, offset, var = self.tensor[:3]
+        return Moments(shift, offset, var, self.elements)
+
+
+def statistic_shape(formula: Formula, shape: torch.Size) -> list[int]:
+    """The sizes of a statistic of x: those of the split tensor, 1 where it averages."""
+    fitted = formula.scheme.pattern.fit(len(shape))
+    names = dict(fitted.splits)
+    split: list[int] = []
+    for i, size in enumerate(shape):
+        split += part_sizes(names[i], size, formula.sizes) if i in names else (size,)
+    return [1 if i in fitted.averaged else size for i, size in enumerate(split)]
+
+
+def elements_of(formula: Formula, x: Tensor) -> int:
+    """How many elements of x a statistic averages over, without a mask."""
+    statistics = 1
+    for size in statistic_shape(formula, x.shape):
+        statistics = statistics * size
+    return x.numel() // max(statistics, 1)
+
+
+class Plan(ABC):
+    """One way through memory, for every call with tensors of these shapes, strides and dtypes.
+
+    form      None where no kernel can walk it
+    copies    whether x has to be made contiguous first
+    elements  how many elements of x a statistic averages over, without a mask
+    moments   the sizes of the tensor that the moments are kept in
+    """
+
+    plans: ClassVar[dict[tuple[Any, ...], Any]]
+
+    def __init__(
+        self,
+        formula: Formula,
+        x: Tensor,
+        weight: torch.dtype | None,
+        mask: torch.Size | None,
+        given: torch.Size | None,
+    ) -> None:
+        self.formula = formula
+        statistic = statistic_shape(formula, x.shape)
+        walk = self._form(x, statistic if given is None else given, mask)
+        self.copies = walk is None
+        if walk is None:
+            walk = self._form(x.contiguous(), statistic if given is None else given, mask)
+        self.form: Form | None = walk
+        self.elements = elements_of(formula, x)
+        self.moments = [3 + (mask is not None), *statistic]
+        self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.weights = 1
+        for i in formula.scheme.pattern.fit(x.dim()).features:
+            self.weights *= x.shape[i]
+        if walk is not None:
+            self._prepare(walk, x, weight or self.wide, given is not None)
+
+    def _form(self, x: Tensor, statistic: Any, mask: torch.Size | None) -> Form | None:
+        fitted = self.formula.scheme.pattern.fit(x.dim())
+        y = torch.empty_like(x, device="meta").stride()
+        return form(fitted, x.shape, x.stride(), y, statistic, mask, self.formula.sizes)
+
+    @abstractmethod
+    def _prepare(self, walk: Form, x: Tensor, weight: torch.dtype, given: bool) -> None:
+        """Decide all that can be decided once."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """How the kernels walk through memory, in words."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        keeps: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """y and, if it `keeps` them, the moments."""
+
+    @abstractmethod
+    def backward(
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        moments: Tensor | None,
+        wanted: tuple[bool, ...],
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight, bias and residual, as far as they are wanted."""
+
+
+def like(y: Tensor, other: Tensor) -> Tensor:
+    """`other` in y's dtype and where y has its elements; itself if it is so already."""
+    if other.stride() == y.stride() and other.dtype == y.dtype:
+        return other
+    return torch.empty_like(y).copy_(other)
+
+
+def ready(statistic: Tensor, x: Tensor) -> Tensor:
+    """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if statistic.dtype == wide and statistic.is_contiguous() and not statistic.requires_grad:
+        return statistic
+    return statistic.detach().to(wide).contiguous()
+
+
+_Kind = TypeVar("_Kind", bound=Plan)
+_MOST_PLANS = 4096  # lengths that never repeat must not fill the memory
+
+
+def plan(
+    kind: type[_Kind],
+    formula: Formula,
+    x: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    var: Tensor | None,
+) -> _Kind:
+    """The plan for tensors like these; made once."""
+    key = (
+        formula.key,
+        x.get_device(),
+        x.shape,
+        x.stride(),
+        x.dtype,
+        None if weight is None else weight.dtype,
+        None if mask is None else mask.shape,
+        None if var is None else var.shape,
+    )
+    plans = kind.plans
+    found: _Kind | None = plans.get(key)
+    if found is None:
+        if len(plans) >= _MOST_PLANS:
+            plans.clear()
+        found = plans[key] = kind(formula, x, *key[5:])
+    return found
