@@ -4,6 +4,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():  # before anything imports Triton, which then interprets
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from normwise.compare import cost
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for every core

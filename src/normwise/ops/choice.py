@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from normwise.errors import NormError
-from normwise.ops.native import NUMBERS, library
+from normwise.ops import triton
+from normwise.ops.native import NUMBERS, NativePlan, library
+from normwise.ops.plan import Plan
 from normwise.reference import Moments
 
-Kernel = Literal["native", "torch", "reference"]
+Kernel = Literal["native", "triton", "torch", "reference"]
 
 
 def _forced() -> Kernel | None:
@@ -36,7 +38,18 @@ FORCED = _forced()
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def kernels_for(x: Tensor) -> Kernel:
+    """The kernels that x's device has, or those that are asked for."""
+    return FORCED or ("triton" if x.is_cuda else "native")
+
+
+def plans(kernel: Kernel) -> type[Plan]:
+    """The plans for kernels that nothing stands in the way of."""
+    return NativePlan if kernel == "native" else triton.plans()
+
+
 def obstacle(
+    kernel: Kernel,
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -44,13 +57,14 @@ def obstacle(
     mask: Tensor | None,
     given: Moments | None,
 ) -> str | None:
-    """Why the CPU kernels cannot take these tensors, in words; None if they can.
+    """Why kernels, "native" or "triton", cannot take these tensors, in words; None if they can.
 
     They are handed addresses, so nothing may stand between a tensor and its memory.
     """
     if type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack():
         return f"{type(x).__name__} is not a plain tensor, or a mode wants to see each operation"
-    if not x.is_cpu:
+    here = x.is_cpu if kernel == "native" else x.is_cuda or (x.is_cpu and triton.interprets())
+    if not here:
         return f"x is on {x.device}"
     if x.layout is not torch.strided or x.dtype not in NUMBERS:
         return f"x is {x.layout}, {x.dtype}"
@@ -67,14 +81,14 @@ def obstacle(
     for name, other in (("weight", weight), ("bias", bias), ("residual", residual), ("mask", mask)):
         if other is None:
             continue
-        if type(other) not in _PLAIN or not other.is_cpu or other.is_neg():
-            return f"{name} is not a plain tensor on the CPU"
+        if type(other) not in _PLAIN or other.device != x.device or other.is_neg():
+            return f"{name} is not a plain tensor on {x.device}"
         if other is not mask and other.dtype not in NUMBERS:
             return f"{name} is {other.dtype}"
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         return f"weight is {weight.dtype} and bias {bias.dtype}"
     if given is not None and (not given.kept or given.var.requires_grad):
         return "the statistics that are given were themselves computed"
-    if library() is None:
-        return "the kernels were not compiled"
-    return None
+    if kernel == "native":
+        return None if library() is not None else "the kernels were not compiled"
+    return None if triton.there() else "Triton is not installed"

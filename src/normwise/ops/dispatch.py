@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
-from normwise.ops import choice, stock
-from normwise.ops.choice import Kernel, obstacle
+from normwise.ops import choice, stock, triton
+from normwise.ops.choice import Kernel, kernels_for, obstacle, plans
 from normwise.ops.gradients import Normalize
 from normwise.ops.library import packed
-from normwise.ops.native import NUMBERS, NativePlan, library
+from normwise.ops.native import NUMBERS, library
 from normwise.ops.native import remember as remember_natively
 from normwise.ops.plan import Formula, Stored, elements_of, plan, ready
 from normwise.reference import Moments
@@ -22,6 +22,10 @@ from normwise.running import Remembered, Running
 # Elements below which torch.compile makes better code of the formula, joined with what is around
 # it, than a call of the kernels: benchmarks/thresholds.py.
 COMPILED = 1 << 22
+# The same on a GPU, and elements below which a call of Triton takes longer than torch's own
+# kernels, where torch has one. Not measured: benchmarks/gpu.py is to.
+COMPILED_ON_GPU = 1 << 22
+SMALL_ON_GPU = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ def normalize(
     if torch.compiler.is_compiling():
         return _compiled(formula, x, weight, bias, residual, mask, given)
     hindrance = None
-    kernel: Kernel = choice.FORCED or "native"
-    if kernel == "native":
-        hindrance = obstacle(x, weight, bias, residual, mask, given)
+    kernel = kernels_for(x)
+    if kernel in ("native", "triton"):
+        hindrance = obstacle(kernel, x, weight, bias, residual, mask, given)
+        if hindrance is None and _is_small(formula, x, mask, given, keeps):
+            hindrance = f"below {SMALL_ON_GPU} elements a call of torch's own takes less time"
         if hindrance is None:
-            return _natively(formula, x, weight, bias, residual, mask, given, keeps)
+            return _planned(kernel, formula, x, weight, bias, residual, mask, given, keeps)
         kernel = "reference" if x.is_cpu else "torch"
     if kernel == "torch" and not stock.fits(formula, x, mask, given, keeps):
         kernel = "reference"
@@ -90,11 +96,30 @@ def remember(
     """What `policy.update` does, with moments as `normalize` returned them."""
     if isinstance(moments, Moments):
         policy.update(remembered, moments, fitted)
-    elif not remember_natively(policy, remembered, moments, fitted):
+        return
+    assert moments.tensor is not None  # whoever remembers had them kept
+    natively = kernels_for(moments.tensor) == "native"
+    taken = (remember_natively if natively else triton.remember)(
+        policy, remembered, moments, fitted
+    )
+    if not taken:
         policy.update(remembered, moments.moments(), fitted)
 
 
-def _natively(
+def _is_small(
+    formula: Formula, x: Tensor, mask: Tensor | None, given: Moments | None, keeps: bool
+) -> bool:
+    """Whether x is too small for a launch of ours, and torch has another."""
+    return (
+        x.is_cuda
+        and x.numel() < SMALL_ON_GPU
+        and choice.FORCED is None
+        and stock.fits(formula, x, mask, given, keeps)
+    )
+
+
+def _planned(
+    kernel: Kernel,
     formula: Formula,
     x: Tensor,
     weight: Tensor | None,
@@ -114,13 +139,13 @@ def _natively(
     if given is not None:
         mean = ready(given.shift, x) if formula.scheme.centres else None
         var = ready(given.var, x)
-    way = plan(NativePlan, formula, x, weight if weight is not None else bias, mask, var)
+    way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
     if way.form is None:
         for calls in _watchers:
             calls.append(Call("reference", "kept and averaged dimensions alternate too often"))
         return formula.by_reference(x, weight, bias, residual, mask, given)
     for calls in _watchers:
-        calls.append(Call("native", way.describe()))
+        calls.append(Call(kernel, way.describe()))
     if torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -146,14 +171,15 @@ def _compiled(
     given: Moments | None,
 ) -> tuple[Tensor, Moments]:
     """The call as torch.compile is to see it: one operator, or the formula to make code of."""
+    kernel = kernels_for(x)
     fits = (
-        choice.FORCED in (None, "native")
+        kernel in ("native", "triton")
         and not torch.compiler.is_exporting()
-        and x.device.type == "cpu"
+        and x.device.type in ("cpu", "cuda")
         and x.dtype in NUMBERS
         and (given is None or given.kept)
-        and _is_there()
-        and x.numel() >= COMPILED
+        and _is_there(kernel)
+        and x.numel() >= (COMPILED if kernel == "native" else COMPILED_ON_GPU)
     )
     if not fits:
         return formula.by_reference(x, weight, bias, residual, mask, given)
@@ -168,8 +194,8 @@ def _compiled(
     return y, Moments(kept[0], kept[1], kept[2], elements)
 
 
-def _is_there() -> bool:
-    return library() is not None
+def _is_there(kernel: Kernel) -> bool:
+    return library() is not None if kernel == "native" else triton.there()
 
 
 # What torch.compiler.assume_constant_result does, which imports all of torch's compiler first.

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from normwise.axes import Scheme, parse
-from normwise.ops.choice import obstacle
+from normwise.ops.choice import kernels_for, obstacle, plans
 from normwise.ops.gradients import by_formula, given_moments
-from normwise.ops.native import NativePlan
 from normwise.ops.plan import Formula, Plan, plan, ready, statistic_shape
 
 _FORMULA = "str pattern, bool centres, str[] parts, int[] sizes, float eps, str activation"
@@ -73,16 +72,20 @@ def _way(
     """The plan for these tensors, if there is one, and all but x as the kernels read them."""
     weight, bias, residual, mask, mean, var = others
     given = None if var is None else given_moments(mean, var)
-    if obstacle(x, weight, bias, residual, mask, given) is not None:
+    kernel = kernels_for(x)
+    if kernel not in ("native", "triton"):
+        return None, others
+    if obstacle(kernel, x, weight, bias, residual, mask, given) is not None:
         return None, others
     weight, bias, mask = (t if t is None else t.contiguous() for t in (weight, bias, mask))
     mean, var = (t if t is None else ready(t, x) for t in (mean, var))
-    way = plan(NativePlan, formula, x, weight if weight is not None else bias, mask, var)
+    way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
     if way.form is None:
         return None, others
     return way, (weight, bias, residual, mask, mean, var)
 
 
+@torch.library.impl(_LIBRARY, "normalize", "CUDA")
 @torch.library.impl(_LIBRARY, "normalize", "CPU")
 def _normalize(
     x: Tensor,
@@ -122,6 +125,7 @@ def _fake(
     return torch.empty_like(x), _moments_like(x, _unpacked(*form), mask, var)
 
 
+@torch.library.impl(_LIBRARY, "normalize_backward", "CUDA")
 @torch.library.impl(_LIBRARY, "normalize_backward", "CPU")
 def _normalize_backward(
     gradient: Tensor,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normwise.axes import Fitted
 from normwise.ops.form import Form, Operand
-from normwise.ops.plan import Plan, Stored, like
+from normwise.ops.plan import Plan, Stored, batch_of, like
 from normwise.reference import ACTIVATIONS
 from normwise.running import Remembered, Running
 
@@ -153,38 +153,18 @@ def _five(operand: Operand) -> tuple[int, int, int, int, int]:
 
 def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:
     """`policy.update` by one pass over what the kernels left; False where it cannot be done so."""
-    moments, (mean, var, batches) = stored.tensor, remembered
-    buffers = [buffer for buffer in remembered if buffer is not None]
-    plain = all(
-        b.is_cpu and b.is_contiguous() and type(b) is Tensor and not b.requires_grad
-        for b in buffers
-    )
-    counts = policy.average == "cumulative" or policy.start == "first-batch"
-    if (
-        moments is None
-        or not plain
-        or (counts and batches is None)
-        or (batches is not None and batches.dtype != torch.int64)
-        or var.dtype not in _WIDE
-        or (mean is not None and mean.dtype != var.dtype)
-        or len(fitted.samples) > 1
-    ):
+    batch = batch_of(policy, remembered, stored, fitted)
+    if batch is None:
         return False
-    sizes = moments.shape[1:]
-    statistics, features = sizes.numel(), var.numel()
-    samples = statistics // max(features, 1)
-    inner = sizes[fitted.samples[0] + 1 :].numel() if fitted.samples else features
-    if inner not in (1, features):  # what is remembered lies on both sides of n
-        return False
-    counted = moments.shape[0] == 4
+    moments, (mean, var, batches) = batch.moments, remembered
     taken = library().remember(
         moments.data_ptr(),
-        statistics,
-        samples,
-        features,
-        inner,
-        1 if inner == features else samples,
-        -1.0 if counted else float(stored.elements),
+        batch.statistics,
+        batch.samples,
+        batch.features,
+        batch.sample_stride,
+        batch.feature_stride,
+        -1.0 if batch.counted else float(stored.elements),
         moments.dtype == torch.float64,
         0 if mean is None else mean.data_ptr(),
         var.data_ptr(),
@@ -197,8 +177,5 @@ def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fi
     )
     if not taken:
         raise policy.refusal()
-    torch.autograd.graph.increment_version(buffers)
+    torch.autograd.graph.increment_version([b for b in remembered if b is not None])
     return True
-
-
-_WIDE = (torch.float32, torch.float64)

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from normwise.axes import Scheme, part_sizes
+from normwise.axes import Fitted, Scheme, part_sizes
 from normwise.ops.form import Form, form
 from normwise.reference import Moments, normalize
+from normwise.running import Remembered, Running
 
 
 class Formula(NamedTuple):
@@ -218,3 +219,53 @@ def plan(
             plans.clear()
         found = plans[key] = kind(formula, x, *key[5:])
     return found
+
+
+class Batch(NamedTuple):
+    """Stored moments as running statistics take them in: of samples by features."""
+
+    moments: Tensor
+    statistics: int  # the distance from shift to offset to var to count
+    samples: int
+    features: int
+    sample_stride: int
+    feature_stride: int
+
+    @property
+    def counted(self) -> bool:
+        """Whether a mask told how many elements each averages over."""
+        return len(self.moments) == 4
+
+
+def batch_of(
+    policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted
+) -> Batch | None:
+    """What kernels are to take in; None where `policy.update` has to do it."""
+    moments, (mean, var, batches) = stored.tensor, remembered
+    counts = policy.average == "cumulative" or policy.start == "first-batch"
+    if (
+        moments is None
+        or not all(_is_plain(b, moments) for b in remembered if b is not None)
+        or (counts and batches is None)
+        or (batches is not None and batches.dtype != torch.int64)
+        or var.dtype not in _WIDE
+        or (mean is not None and mean.dtype != var.dtype)
+        or len(fitted.samples) > 1
+    ):
+        return None
+    sizes = moments.shape[1:]
+    statistics, features = sizes.numel(), var.numel()
+    samples = statistics // max(features, 1)
+    inner = sizes[fitted.samples[0] + 1 :].numel() if fitted.samples else features
+    if inner not in (1, features):  # what is remembered lies on both sides of n
+        return None
+    feature_stride = 1 if inner == features else samples
+    return Batch(moments, statistics, samples, features, inner, feature_stride)
+
+
+def _is_plain(buffer: Tensor, moments: Tensor) -> bool:
+    here = buffer.is_contiguous() and buffer.device == moments.device
+    return here and type(buffer) is Tensor and not buffer.requires_grad
+
+
+_WIDE = (torch.float32, torch.float64)

@@ -38,9 +38,9 @@ def _tile(block, row_tile, tile, sizes, S: tl.constexpr, R: tl.constexpr, Q: tl.
     r = ((tl.zeros((R,), index) + row_tile) * R + tl.arange(0, R))[None, :, None]
     q = ((tl.zeros((Q,), index) + tile) * Q + tl.arange(0, Q))[None, None, :]
     k_size = sizes[2] * (VECTOR if ACROSS else 1)
-    q_size = sizes[4] * (1 if ACROSS else VECTOR)
-    there = (s < sizes[0] * k_size, r < sizes[1] * sizes[3], q < q_size)
-    return (s, r), (s // k_size, r // sizes[3], s % k_size, r % sizes[3], q), there
+    q_size = (tl.zeros((1, 1, 1), index) + sizes[4]) * (1 if ACROSS else VECTOR)
+    o, a, k, p = s // k_size, r // sizes[3], s % k_size, r % sizes[3]
+    return (s, r), (o, a, k, p, q), (o < sizes[0], a < sizes[1], q < q_size)
 
 
 @triton.jit
@@ -76,6 +76,16 @@ def _real(mask, where, there, strides, ALONG: tl.constexpr):
     if mask is not None:
         real = inside & (_operand(mask, where, there, strides, ALONG, 0) != 0)
     return inside, real
+
+
+@triton.jit
+def _load(pointer, at, mask, inside, real, wide: tl.constexpr):
+    """Elements of the tile, 0 where they are not real."""
+    # What a mask hides is read and then dropped: 16 bytes a thread cannot be read in part.
+    here = tl.load(pointer + at, mask=inside, other=0.0).to(wide)
+    if mask is not None:
+        here = tl.where(real, here, 0.0)
+    return here
 
 
 @triton.jit
@@ -134,9 +144,12 @@ def _recall(moments, mean, var, statistics, where, there, strides, EPS: tl.const
     at = where[0] * strides[0] + where[2] * strides[1]
     inside = there[0]
     if moments is not None:
-        shift = tl.load(moments + at, mask=inside, other=0.0)
-        offset = tl.load(moments + statistics + at, mask=inside, other=0.0)
-        square = tl.load(moments + 2 * statistics + at, mask=inside, other=1.0)
+        stored = moments + at
+        shift = tl.load(stored, mask=inside, other=0.0)
+        stored += statistics
+        offset = tl.load(stored, mask=inside, other=0.0)
+        stored += statistics
+        square = tl.load(stored, mask=inside, other=1.0)
     else:
         square = tl.load(var + at, mask=inside, other=1.0)
         shift = square * 0
@@ -195,7 +208,7 @@ def forward(
     wide: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     _, where, there = _tile(tl.program_id(0), 0, 0, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
     inside, real = _real(mask, where, there, at_mask, MASK)
-    here = tl.load(x + _at(where, at_x, VECTOR, ACROSS), mask=real, other=0.0).to(wide)
+    here = _load(x, _at(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     count = elements
     if mask is not None:
         count = _counted(real, here)
@@ -207,10 +220,12 @@ def forward(
     if moments is not None:
         to = moments + where[0] * at_statistic[0] + where[2] * at_statistic[1]
         tl.store(to, shift, mask=there[0])
-        tl.store(to + statistics, offset, mask=there[0])
-        tl.store(to + 2 * statistics, var, mask=there[0])
+        to += statistics
+        tl.store(to, offset, mask=there[0])
+        to += statistics
+        tl.store(to, var, mask=there[0])
         if mask is not None:
-            tl.store(to + 3 * statistics, count, mask=there[0])
+            tl.store(to + statistics, count, mask=there[0])
     at = _at(where, at_y, VECTOR, ACROSS)
     z = _finish(apart * _rate(var, EPS), weight, bias, residual, real, where, there, at, inside,
                 at_weight, WEIGHT, ACTIVATION)  # fmt: skip
@@ -229,15 +244,18 @@ def measure(
     which, where, there = _tile(
         block, part // tiles, part % tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE
     )
-    _, real = _real(mask, where, there, at_mask, MASK)
-    here = tl.load(x + _at(where, at_x, VECTOR, ACROSS), mask=real, other=0.0).to(wide)
+    inside, real = _real(mask, where, there, at_mask, MASK)
+    here = _load(x, _at(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     count = _counted(real, here)
     shift, offset, _, squares = _moments(here, real, tl.maximum(count, 1), CENTRES)
     to = parts + which[0] * (row_tiles * tiles) + part
     tl.store(to, shift, mask=there[0])
-    tl.store(to + part_stride, offset, mask=there[0])
-    tl.store(to + 2 * part_stride, squares, mask=there[0])
-    tl.store(to + 3 * part_stride, count, mask=there[0])
+    to += part_stride
+    tl.store(to, offset, mask=there[0])
+    to += part_stride
+    tl.store(to, squares, mask=there[0])
+    to += part_stride
+    tl.store(to, count, mask=there[0])
 
 
 @triton.jit
@@ -250,48 +268,53 @@ def merge(
     s = tl.program_id(0)
     if WIDE:
         s = s.to(tl.int64)
-    base = parts + s * tiles
+    shifts = parts + s * tiles
+    offsets = shifts + part_stride
+    deviations = offsets + part_stride
+    counts = deviations + part_stride
     each = tl.arange(0, BLOCK)
     zero = tl.zeros((BLOCK,), wide)
 
     count, mean = zero, zero
     for first in range(0, tiles, BLOCK):
-        inside = first + each < tiles
-        at = base + first + each
-        n = tl.load(at + 3 * part_stride, mask=inside, other=0.0)
+        at = first + each
+        inside = at < tiles
+        n = tl.load(counts + at, mask=inside, other=0.0)
         count += n
-        mean += n * tl.load(at, mask=inside, other=0.0)
+        mean += n * tl.load(shifts + at, mask=inside, other=0.0)
     total = tl.sum(count, 0)
     divisor = tl.maximum(total, 1)
     shift = tl.sum(mean, 0) / divisor
 
     apart = zero
     for first in range(0, tiles, BLOCK):
-        inside = first + each < tiles
-        at = base + first + each
-        n = tl.load(at + 3 * part_stride, mask=inside, other=0.0)
-        high = tl.load(at, mask=inside, other=0.0)
-        low = tl.load(at + part_stride, mask=inside, other=0.0)
+        at = first + each
+        inside = at < tiles
+        n = tl.load(counts + at, mask=inside, other=0.0)
+        high = tl.load(shifts + at, mask=inside, other=0.0)
+        low = tl.load(offsets + at, mask=inside, other=0.0)
         apart += n * ((high - shift) + low)
     offset = tl.sum(apart, 0) / divisor
 
     squares = zero
     for first in range(0, tiles, BLOCK):
-        inside = first + each < tiles
-        at = base + first + each
-        n = tl.load(at + 3 * part_stride, mask=inside, other=0.0)
-        high = tl.load(at, mask=inside, other=0.0)
-        low = tl.load(at + part_stride, mask=inside, other=0.0)
+        at = first + each
+        inside = at < tiles
+        n = tl.load(counts + at, mask=inside, other=0.0)
+        high = tl.load(shifts + at, mask=inside, other=0.0)
+        low = tl.load(offsets + at, mask=inside, other=0.0)
         off = (high - shift) + low - offset
-        squares += tl.load(at + 2 * part_stride, mask=inside, other=0.0) + n * off * off
+        squares += tl.load(deviations + at, mask=inside, other=0.0) + n * off * off
     var = tl.where(total > 0, tl.sum(squares, 0) / divisor, 1.0)
 
     to = moments + (s // k_size) * at_statistic[0] + (s % k_size) * at_statistic[1]
     tl.store(to, shift)
-    tl.store(to + statistics, offset)
-    tl.store(to + 2 * statistics, var)
+    to += statistics
+    tl.store(to, offset)
+    to += statistics
+    tl.store(to, var)
     if COUNTS:
-        tl.store(to + 3 * statistics, total)
+        tl.store(to + statistics, total)
 
 
 @triton.jit
@@ -310,7 +333,7 @@ def apply(
         block, part // tiles, part % tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE
     )
     inside, real = _real(mask, where, there, at_mask, MASK)
-    here = tl.load(x + _at(where, at_x, VECTOR, ACROSS), mask=real, other=0.0).to(wide)
+    here = _load(x, _at(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     shift, offset, rate = _recall(
         moments, mean, var, statistics, where, there, at_statistic, EPS, wide
     )
@@ -388,8 +411,8 @@ def backward(
         )
         inside, real = _real(mask, where, there, at_mask, MASK)
         at = _at(where, at_y, VECTOR, ACROSS)
-        here = tl.load(x + _at(where, at_x, VECTOR, ACROSS), mask=real, other=0.0).to(wide)
-        g = tl.load(gradient + at, mask=real, other=0.0).to(wide)
+        here = _load(x, _at(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
+        g = _load(gradient, at, mask, inside, real, wide)
         shift, offset, rate = _recall(
             moments, mean, var, statistics, where, there, at_statistic, EPS, wide
         )
@@ -397,7 +420,7 @@ def backward(
         if ACTIVATION is not None:
             z = _affine(standard, weight, bias, where, there, at_weight, WEIGHT)
             if residual is not None:
-                z = z + tl.load(residual + at, mask=real, other=0.0).to(wide)
+                z = z + _load(residual, at, mask, inside, real, wide)
             g = g * _slope(z, ACTIVATION)
         if dresidual is not None:
             tl.store(dresidual + at, g, mask=inside)
@@ -484,19 +507,20 @@ def remember(
         counted += tl.where(inside, seen, 0.0)
         finite = (now - now == 0) & (square - square == 0)
         spoiled += tl.where(inside & (finite == 0), 1.0, 0.0)
-    counts = tl.sum(counted, 0) > 0
+    counts = tl.sum(counted, 0, keep_dims=True) > 0
     if SKIPS:
-        counts = counts & (tl.sum(spoiled, 0) == 0)
+        counts = counts & (tl.sum(spoiled, 0, keep_dims=True) == 0)
 
     factor = tl.zeros((1,), tl.float64) + momentum
     if batches is not None:
-        number = tl.load(batches) + tl.where(counts, 1, 0)
+        counter = batches + tl.arange(0, 1)
+        number = tl.load(counter) + tl.where(counts, 1, 0)
         if CUMULATIVE:
             factor = 1 / tl.maximum(number, 1).to(tl.float64) + factor * 0
         elif FROM_FIRST:
             factor = tl.where(number <= 1, 1.0, factor)
         tl.debug_barrier()  # nobody may still have to read what one of them writes
-        tl.store(batches, number)
+        tl.store(counter, number)
     for first in range(0, features, BLOCK):
         feature = first + each
         inside = feature < features

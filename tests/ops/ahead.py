@@ -1,0 +1,181 @@
+"""Compile the GPU kernels for a GPU that is not there, and print a line of JSON for each.
+
+    python tests/ops/ahead.py 90 "group norm" "layer norm"
+
+Launches are decided as on a device of 132 multiprocessors, and compiled instead of run; ptxas,
+which comes with Triton, tells registers and spills.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from normwise.axes import SCHEMES, Scheme, trailing
+from normwise.ops.plan import Formula
+from normwise.ops.triton import kernels
+from normwise.ops.triton import plan as planning
+from normwise.ops.triton.launch import Device
+from normwise.ops.triton.plan import TritonPlan
+
+PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+half = torch.bfloat16
+
+
+class Driver:
+    """As much of a driver as the compiler asks."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+
+def layer(
+    scheme: Scheme,
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    groups: int = 0,
+    activation: str | None = None,
+    masked: bool = False,
+    given: bool = False,
+    channels_last: bool = False,
+) -> Callable[[], None]:
+    """Everything that a training step of a norm launches."""
+
+    def step() -> None:
+        x = torch.empty(shape, dtype=dtype, device="meta")
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        fitted = scheme.pattern.fit(x.dim())
+        features = fitted.features
+        weight = torch.empty([shape[i] for i in features], dtype=dtype, device="meta")
+        mask = None
+        if masked:
+            sizes = [1 if i in features else n for i, n in enumerate(shape)]
+            mask = torch.empty(sizes, dtype=torch.bool, device="meta")
+        var = torch.empty((1, shape[1], 1), device="meta") if given else None
+        sizes = {"g": groups} if groups else {}
+        plan = TritonPlan(
+            Formula(scheme, sizes, 1e-5, activation), x, dtype,
+            None if mask is None else mask.shape, None if var is None else var.shape,
+        )  # fmt: skip
+        residual = torch.empty_like(x) if activation else None
+        rest = (weight, weight, residual, mask, var, var)
+        y, moments = plan.forward(x, *rest, not given)
+        plan.backward(y, x, *rest, moments, (True, True, True, residual is not None))
+
+    return step
+
+
+def remembering() -> None:
+    scheme = SCHEMES["batch"]
+    moments = torch.empty((3, 1, 64, 1), device="meta")
+    mean = torch.empty(64, device="meta")
+    count = torch.empty((), dtype=torch.int64, device="meta")
+    planning.remember(
+        planning.Running(), planning.Remembered(mean, mean, count),
+        planning.Stored(moments, 100), scheme.pattern.fit(3),
+    )  # fmt: skip
+
+
+LAST = Scheme(trailing(1))
+CASES: dict[str, Callable[[], None]] = {
+    "group norm": layer(SCHEMES["group"], (8, 256, 65536), groups=8),
+    "group norm, short": layer(
+        SCHEMES["group"], (64, 256, 64), half, groups=8, activation="silu", masked=True
+    ),
+    "group norm, channels last": layer(
+        SCHEMES["group"], (64, 256, 64, 64), groups=8, channels_last=True
+    ),
+    "instance norm, long": layer(SCHEMES["instance"], (2, 4, 4_000_000)),
+    "instance norm": layer(SCHEMES["instance"], (64, 128, 4096), half, activation="gelu"),
+    "instance norm, masked": layer(
+        SCHEMES["instance"], (64, 128, 16384), activation="gelu", masked=True
+    ),
+    "instance norm, rows of 64": layer(SCHEMES["instance"], (4096, 128, 64)),
+    "instance norm, odd": layer(SCHEMES["instance"], (64, 128, 1001)),
+    "layer norm": layer(SCHEMES["layer"], (64, 128, 4096), activation="leaky_relu"),
+    "layer norm, wide": layer(SCHEMES["layer"], (64, 512, 1000), half),
+    "layer norm, masked": layer(SCHEMES["layer"], (64, 4096, 1000), half, masked=True),
+    "rms norm, last": layer(Scheme(trailing(1), centres=False), (16384, 4096), half),
+    "layer norm, last": layer(LAST, (16384, 8192)),
+    "layer norm, long": layer(LAST, (4096, 65536), half),
+    "batch norm": layer(SCHEMES["batch"], (64, 128, 4096), activation="relu"),
+    "batch norm, masked": layer(SCHEMES["batch"], (64, 128, 4096), half, masked=True),
+    "batch norm, inference": layer(SCHEMES["batch"], (64, 128, 4096), given=True),
+    "batch norm, channels last": layer(
+        SCHEMES["batch"], (64, 256, 64, 64), half, channels_last=True
+    ),
+    "batch norm, float64": layer(SCHEMES["batch"], (64, 16, 512), torch.float64, activation="gelu"),
+    "beyond 32 bits": layer(SCHEMES["instance"], (1 << 15, 128, 4096), half),
+    "running statistics": remembering,
+}
+
+
+def resources(ptx: str) -> dict[str, Any]:
+    """What the assembler says of a kernel."""
+    target = re.search(r"\.target (\w+)", ptx)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx)
+        said = subprocess.run(
+            [PTXAS, "-v", f"-arch={target[1]}", source, "-o", source.with_suffix(".cubin")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+    registers = int(re.search(r"Used (\d+) registers", said)[1])
+    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
+    return {"registers": registers, "spilled": spilled}
+
+
+def main(capability: str, *names: str) -> None:
+    driver.set_active(Driver(int(capability)))
+    planning.device_of = lambda index: Device(132)
+
+    def compile_instead(
+        kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any
+    ) -> None:
+        compiled = kernel.warmup(*arguments, grid=(programs,), **constants)
+        ptx = compiled.asm["ptx"]
+        row = {
+            "case": name,
+            "kernel": kernel.__name__,
+            "tile": [constants.get(letter) for letter in "SRQ"],
+            "writes": kernel is not kernels.backward or arguments[9] is not None,
+            "warps": constants.get("num_warps", 4),
+            "shared": compiled.metadata.shared,
+            "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.b32", ptx)),
+            "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.b32", ptx)),
+            **resources(ptx),
+        }
+        print(json.dumps(row), flush=True)
+
+    planning.run = compile_instead
+    for name in names or CASES:
+        CASES[name]()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
