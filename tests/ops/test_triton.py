@@ -272,6 +272,7 @@ POLICIES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, of inf - inf
 @pytest.mark.parametrize(
     "policy", POLICIES, ids=lambda p: f"{p.average} {p.start} {p.on_nonfinite}"
 )
