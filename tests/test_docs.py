@@ -17,6 +17,16 @@ def test_the_catalogue_is_up_to_date():
     assert written == CATALOGUE["page"](), "run python docs/write_catalogue.py"
 
 
+def test_the_catalogue_has_every_layer():
+    page = (DOCS / "catalogue.md").read_text(encoding="utf-8")
+    around = {nw.Normalization, nw.Lazy, nw.Reversible}  # what layers are made of, and go into
+    layers = {thing for thing in vars(nw.layers).values() if isinstance(thing, type)} - around
+    for layer in layers:
+        if issubclass(layer, torch.nn.Module) and not issubclass(layer, nw.Lazy):
+            general = layer.__name__ in ("GroupNorm", "LayerNorm", "RMSNorm")
+            assert f"`{layer.__name__}{'1d' * general}`" in page
+
+
 def test_the_catalogue_has_a_formula_for_every_norm():
     for entry in nw.catalogue().values():
         section = CATALOGUE["section"](entry)
