@@ -145,3 +145,20 @@ def test_fusing_changes_nothing_but_the_number_of_passes(name):
     with torch.no_grad():
         wanted = real_models.run(name, nw.undo(swapped).eval())
         assert error(real_models.run(name, swapped), wanted) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert"])
+@pytest.mark.parametrize("size", [803, 900])
+def test_features_of_a_padded_clip_are_those_of_the_clip_alone(name, size):
+    """Convolutions without padding, whose lengths no proportion gives."""
+    lengths = [803, 411, 256, 77]
+    draw = torch.Generator().manual_seed(0)
+    clips = [torch.randn(1, length, generator=draw) for length in lengths]
+    x = torch.cat([torch.nn.functional.pad(clip, (0, size - clip.shape[1])) for clip in clips])
+    features = nw.swap(real_models.built(name), "same").eval().feature_extractor
+    with torch.no_grad():
+        with nw.padding(lengths):
+            y = features(x)
+        for i, clip in enumerate(clips):
+            alone = features(clip)
+            assert error(y[i : i + 1, :, : alone.shape[-1]], alone) <= 1e-6
