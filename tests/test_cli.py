@@ -40,6 +40,19 @@ def test_candidates_are_split_and_keep_their_arguments(text, names):
     assert _parser().parse_args(["compare", "--candidates", text]).candidates == names
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("90", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400)]
+)
+def test_a_budget_is_a_time(text, seconds):
+    assert _parser().parse_args(["compare", "--budget", text]).budget == seconds
+
+
+def test_a_budget_that_is_no_time_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--budget", "10 min"])
+    assert "'10 min' is no time; write 90s, 10m, 2h or 1h30m" in capsys.readouterr().err
+
+
 @pytest.fixture
 def norm(capsys):
     """Runs the command here: its exit code, what it printed, and what went to stderr."""
@@ -79,7 +92,8 @@ def test_a_run_prints_the_table_the_sentence_and_the_paths(norm, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     table, why, paths = printed.strip().split("\n\n")
     assert table.split()[:2] == ["candidate", "accuracy"]
-    assert len(table.splitlines()) == 1 + 3
+    assert len(table.splitlines()) == 1 + 3 + 2
+    assert table.endswith("The best is dropped in at most 5 %. The race took 6 of 6 trials.")
     assert " ".join(why.split()) == results["recommendation"]["why"]
     assert paths.splitlines() == ["run/report.html", "run/results.json", "run/ledger.sqlite"]
     assert all((tmp_path / path).is_file() for path in paths.splitlines())
@@ -313,7 +327,7 @@ def run_of_another_task(norm, tmp_path, no_drawing):
     return snapshot(tmp_path)
 
 
-OTHERS = r"run holds the trials of another task; what differs: epochs \(1 there, 2 now\). Use .*"
+OTHERS = r"run holds the trials of another task; what differs: epochs \(1 there, 2 now\); use .*"
 DAMAGED = r"run/ledger.sqlite is damaged or no ledger \(file is not a database\); move it away .*"
 
 

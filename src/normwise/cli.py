@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B,…",
         help="norms to try, as in group:8,rms (see `normwise list`); all that fit if left out",
     )
-    run.add_argument("--seeds", type=int, default=SEEDS, metavar="K", help="trials for each norm")
+    run.add_argument(
+        "--seeds", type=int, default=SEEDS, metavar="K", help=f"trials for each norm; up to {SEEDS}"
+    )
+    run.add_argument(
+        "--grid", action="store_true", help="all trials for all norms: no race that drops losers"
+    )
+    run.add_argument("--budget", type=_seconds, metavar="T", help="of the race, as in 90s, 10m, 2h")
+    run.add_argument("--max-trials", type=int, metavar="N", help="of the race, all norms together")
+    run.add_argument(
+        "--equivalent-within",
+        type=float,
+        metavar="X",
+        help="a difference of the metric that does not matter; what another seed does, if left out",
+    )
     run.add_argument("--epochs", type=int, metavar="K", help="instead of the task's own")
     run.add_argument("--batch-size", type=int, metavar="N", help="instead of the task's own")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: runs/<task name>")
@@ -221,10 +235,23 @@ def _compare(options: argparse.Namespace) -> None:
         gpus_per_trial=options.gpus_per_trial,
         log=options.log,
         fresh=options.fresh,
+        race=not options.grid,
+        equivalent_within=options.equivalent_within,
+        budget_s=options.budget,
+        max_trials=options.max_trials,
         progress=not options.json,
         command=options.command_line,
     )
     _show(result, as_json=options.json)
+
+
+def _seconds(text: str) -> float:
+    """90s, 10m, 2h or 1h30m → seconds."""
+    parts = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s?)?", text)
+    if not text or parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 10m, 2h or 1h30m")
+    numbers = [float(part or 0) for part in parts.groups()]
+    return numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
 
 
 def _workers(options: argparse.Namespace, tasks: Sequence[Task]) -> int | None:
@@ -280,10 +307,11 @@ def _show(shown: Comparison | Study, *, as_json: bool) -> None:
 def _show_comparison(comparison: Comparison, console: "Console") -> None:
     from rich.text import Text
 
-    from normwise.compare.report.table import build_table
+    from normwise.compare.report.table import build_table, footer
 
     results = comparison.results
     console.print(build_table(results))
+    console.print(Text(footer(results), style="dim"))
     console.print("", Text(results["recommendation"]["why"], style="bold"), "", sep="\n")
     for row in results["candidates"]:
         for failure in row["failed"]:

@@ -13,7 +13,7 @@ from normwise.compare import Comparison, compare, report
 from normwise.compare.engines import worker
 from normwise.compare.ledger import Ledger
 from normwise.compare.training import evaluate
-from normwise.compare.trial import run_trial
+from normwise.compare.trial import Outcome, run_trial
 from normwise.errors import NormError
 
 pytestmark = pytest.mark.usefixtures("brief_timing", "no_drawing")
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(folder):
     """A whole run, its report and its timing included."""
-    return compare(tiny.task, CANDIDATES, seeds=3, out=folder)
+    return compare(tiny.task, CANDIDATES, seeds=3, race=False, out=folder)
 
 
 @pytest.fixture
@@ -60,6 +60,20 @@ NUMBER = (int, float)
 INTERVAL = (None, [NUMBER])
 FAILED = {"seed": int, "reason": str}
 DIFFERENCE = {"mean": (None, *NUMBER), "interval": INTERVAL, "p_adjusted": NUMBER}
+STANDING = {
+    "name": str,
+    "mean_difference": (None, *NUMBER),
+    "low": (None, *NUMBER),
+    "high": (None, *NUMBER),
+    "state": str,
+    "why": str,
+}
+RACE = {
+    "looks": [{"seeds": int, "candidates": [STANDING]}],
+    "ended": str,
+    "trials": int,
+    "grid": int,
+}
 CONTRACT = {
     "normwise": str,
     "torch": str,
@@ -76,6 +90,10 @@ CONTRACT = {
             "interval": INTERVAL,
             "verdict": str,
             "more_seeds": (None, int),
+            "effect": (None, *NUMBER),
+            "probability_best": (None, *NUMBER),
+            "dropped": (None, {"after": int, "why": str}),
+            "stopped": [{"seed": int, "epoch": int}],
             "train_s_per_step": (None, *NUMBER),
             "inference_us_per_sample": (None, *NUMBER),
             "peak_memory_mb": (None, *NUMBER),
@@ -83,6 +101,9 @@ CONTRACT = {
         }
     ],
     "recommendation": {"candidate": str, "verdict": str, "why": str},
+    "confidence": float,
+    "errors": {"false_better": float, "false_worse": float},
+    "race": (None, RACE),
 }
 
 
@@ -127,7 +148,9 @@ def check_contract(results):
             == []
         )
         failed = [str(failure["seed"]) for failure in row["failed"]]
-        assert sorted([*row["scores"], *failed], key=int) == [str(s) for s in results["seeds"]]
+        ended = sorted([*row["scores"], *failed], key=int)
+        assert ended == [str(s) for s in results["seeds"][: len(ended)]]
+        assert results["race"] or len(ended) == len(results["seeds"])
         assert all(type(score) is float for score in row["scores"].values())
         for interval in (row["interval"], row.get("difference", {}).get("interval")):
             assert interval is None or (len(interval) == 2 and interval[0] <= interval[1])
@@ -256,7 +279,7 @@ def test_a_comparison_leaves_the_callers_generators_alone(tmp_path, generators):
 
 
 def test_two_runs_give_the_same_scores(done, tmp_path):
-    again = compare(tiny.task, CANDIDATES, seeds=3, out=tmp_path).results
+    again = compare(tiny.task, CANDIDATES, seeds=3, race=False, out=tmp_path).results
     for one, other in zip(done.results["candidates"], again["candidates"], strict=True):
         measured = ("seconds", "train_s_per_step", "inference_us_per_sample")
         assert {k: v for k, v in one.items() if k not in measured} == {
@@ -323,10 +346,45 @@ def rows(results):
     return {row["name"]: row for row in results["candidates"]}
 
 
+def test_a_race_is_in_the_results_whoever_ran_ahead(tmp_path):
+    alone = compare(tiny.task, CANDIDATES, seeds=4, out=tmp_path / "alone")
+    check_contract(alone.results)
+    race = alone.results["race"]
+    assert race["trials"] == sum(len(row["scores"]) for row in alone.results["candidates"])
+    assert race["grid"] == 4 * len(alone.results["candidates"])
+    assert alone.results["errors"]["best_dropped"] == 0.05
+    with Ledger(tmp_path / "alone") as ledger:
+        # As if workers had looked ahead, or the grid had been run before.
+        for name in ("none", "instance"):
+            for seed in range(4):
+                ledger.add(Outcome(name, seed, 0.1, None))
+    again = Comparison.load(tmp_path / "alone")
+    assert again.results["race"] == race
+    assert [r["scores"] for r in again.results["candidates"]] == [
+        r["scores"] for r in alone.results["candidates"]
+    ]
+
+
+BUDGETS = {
+    "grid": ({"race": False, "budget_s": 9}, "a full grid has no budget: leave out budget and "),
+    "no time": ({"budget_s": 0}, "the budget must be above 0 seconds, received 0"),
+    "few": ({"max_trials": 2}, "max_trials=2 does not suffice for one seed: there are 3 candid"),
+    "margin": ({"equivalent_within": -1}, "equivalent_within must be a difference of 0 or more"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BUDGETS.values(), ids=BUDGETS)
+def test_a_budget_that_makes_no_sense_is_refused_before_any_trial(tmp_path, options, message):
+    with pytest.raises(NormError) as told:
+        compare(tiny.task, ["rms"], out=tmp_path / "run", **options)
+    assert str(told.value).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("model", "failing"), [(Fussy, [0, 1, 2]), (FussyAtFirst, [0])])
 def test_a_candidate_that_fails_is_a_row_with_its_reason(done, tmp_path, model, failing):
     candidates = ["rms", *CANDIDATES]
-    result = compare(tiny.a_task(model=model), candidates, seeds=3, out=tmp_path)
+    result = compare(tiny.a_task(model=model), candidates, seeds=3, race=False, out=tmp_path)
     assert written(tmp_path) == result.results
     found, usual = rows(result.results), rows(done.results)
     reasons = {

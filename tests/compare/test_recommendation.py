@@ -20,8 +20,8 @@ TWO_BETTER = {"batch": BATCH, "rms": runs(0.05), "none": runs(0.052, wiggle=-1)}
 TWO_EQUAL = {"batch": BATCH, "rms": runs(), "none": runs(-0.05), "layer": runs(0.001, wiggle=-1)}
 
 NONE_LEADS = (
-    "'none' is better than 'batch' by 0.052 (0.0507 to 0.0533, the 95 % interval corrected for "
-    "2 comparisons over 8 seeds)."
+    "'none' is better than 'batch' by 0.052 (0.0509 to 0.0531, each end with 95 % confidence "
+    "for all 2 comparisons, over 8 seeds)."
 )
 KEEP = "Nothing was shown to be better than 'batch', so keep it: "
 
@@ -32,25 +32,26 @@ CASES = {
         {},
         "rms",
         "better",
-        "'rms' is better than 'batch' by 0.05 (0.0487 to 0.0513, the 95 % interval corrected for "
-        "2 comparisons over 8 seeds).",
+        "'rms' is better than 'batch' by 0.05 (0.0489 to 0.0511, each end with 95 % confidence "
+        "for all 2 comparisons, over 8 seeds).",
     ),
     "one comparison, some seeds failed": (
         {"batch": BATCH, "rms": runs(0.05, seeds=6)},
         {},
         "rms",
         "better",
-        "'rms' is better than 'batch' by 0.05 (0.0484 to 0.0516, the 95 % interval over 6 of "
-        "8 seeds).",
+        "'rms' is better than 'batch' by 0.05 (0.0487 to 0.0513, each end with 95 % confidence, "
+        "over 6 of 8 seeds).",
     ),
     "two are better, the second cheaper": (
         TWO_BETTER,
         {"batch": 1, "rms": 8, "none": 10},
         "rms",
         "better",
-        "'rms' is better than 'batch' by 0.05 (0.0487 to 0.0513, the 95 % interval corrected for "
-        "2 comparisons over 8 seeds); 'none' has the best mean, but there is no difference that "
-        "matters between the two, so take the cheapest: 'rms' takes 20 % less time per sample.",
+        "'rms' is better than 'batch' by 0.05 (0.0489 to 0.0511, each end with 95 % confidence "
+        "for all 2 comparisons, over 8 seeds); 'none' has the best mean, but there is no "
+        "difference that matters between the two, so take the cheapest: 'rms' takes 20 % less "
+        "time per sample.",
     ),
     "two are better, the second hardly cheaper": (
         TWO_BETTER,
@@ -71,8 +72,8 @@ CASES = {
         {"rms": 5, "none": 10},
         "none",
         "better",
-        "'none' is better than 'batch' by 0.09 (0.0887 to 0.0913, the 95 % interval corrected for "
-        "2 comparisons over 8 seeds).",
+        "'none' is better than 'batch' by 0.09 (0.0889 to 0.0911, each end with 95 % confidence "
+        "for all 2 comparisons, over 8 seeds).",
     ),
     "an equal is cheaper": (
         TWO_EQUAL,
@@ -80,9 +81,9 @@ CASES = {
         "rms",
         "equivalent",
         "Nothing was shown to be better than 'batch', and 'rms' shows no difference from it that "
-        "matters (a gain of -0.0014 to 0.0014, the 95 % interval corrected for 3 comparisons over "
-        "8 seeds, lies within ±0.016), so take the cheapest: 'rms' takes 30 % less time per "
-        "sample.",
+        "matters (a gain of -0.0012 to 0.0012, each end with 95 % confidence for all 3 "
+        "comparisons, over 8 seeds, lies within ±0.016), so take the cheapest: 'rms' takes 30 % "
+        "less time per sample.",
     ),
     "an equal is hardly cheaper": (
         TWO_EQUAL,
@@ -116,8 +117,8 @@ CASES = {
         {},
         "batch",
         "undecided",
-        KEEP + "1 candidate is worse and 2 are undecided; about 7 more seeds would decide about "
-        "'layer'.",
+        KEEP + "1 candidate is worse, 1 is equivalent and 1 is undecided; about 5 more seeds would "
+        "decide about 'rms'.",
     ),
     "no number of seeds would do": (
         {"batch": BATCH, "rms": runs(0.02, wiggle=2000)},
@@ -182,7 +183,7 @@ def test_figures_keep_two_digits_of_the_interval_at_any_scale():
     found = recommend(judge(scores, "batch", False), scores, "batch", False, {})
     assert found.candidate == "batch"
     found = recommend(judge(scores, "batch", True), scores, "batch", True, {})
-    assert found.why.startswith("'rms' is better than 'batch' by 5000 (4890 to 5110, ")
+    assert found.why.startswith("'rms' is better than 'batch' by 5000 (4910 to 5090, ")
 
 
 def test_options_reach_the_sentence_and_the_choice():
@@ -191,7 +192,14 @@ def test_options_reach_the_sentence_and_the_choice():
     found = recommend(verdicts, TWO_BETTER, "batch", True, {"rms": 8, "none": 10}, **options)
     # 0.002 apart is no longer the same, so that the time saved does not count.
     assert found.candidate == "none"
-    assert "the 90 % interval" in found.why
+    assert "each end with 90 % confidence" in found.why
+
+
+def test_what_a_race_dropped_waits_for_no_seeds():
+    scores = {"batch": BATCH, "rms": runs(-0.001, wiggle=15), "none": runs(-0.05)}
+    verdicts = judge(scores, "batch", True, seeds=12)
+    found = recommend(verdicts, scores, "batch", True, {}, seeds=12, dropped=["rms"])
+    assert found.why == KEEP + "1 candidate is worse and 1 was dropped as hardly better."
 
 
 fractions = st.integers(-60, 60).map(lambda k: k / 64)

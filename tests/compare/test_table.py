@@ -1,7 +1,7 @@
 """The table: 80 columns, whatever the names and numbers; the best first."""
 
 import pytest
-from made_results import a_candidate, a_failure, the_results
+from made_results import a_candidate, a_failure, a_race, the_results
 
 from normwise.compare.report.table import render_table
 
@@ -13,7 +13,7 @@ def columns(text):
 
 
 def first_words(text):
-    return [line.split()[0] for line in text.splitlines()[1:]]
+    return [line.split()[0] for line in text.splitlines()[1:7]]
 
 
 def test_the_best_mean_comes_first():
@@ -28,6 +28,13 @@ def test_the_best_mean_comes_first():
         "batch",
         "renorm",
     ]
+
+
+def test_the_footer_says_how_often_such_a_table_is_wrong():
+    said = "Some false better in at most 5 % of comparisons, and some false worse."
+    assert render_table(the_results()).splitlines()[-1] == said
+    raced = "The best is dropped in at most 5 %. The race took 27 of 30 trials."
+    assert render_table(a_race()).splitlines()[-2:] == [said, raced]
 
 
 def test_a_row_holds_score_difference_verdict_and_time():

@@ -33,7 +33,7 @@ from normwise.version import __version__
 if TYPE_CHECKING:
     from normwise.compare.study import Study
 
-SEEDS = 5
+SEEDS = 12
 FIRST_SEED = 0
 
 
@@ -164,7 +164,10 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     gpus_per_trial: float | None = None,
     log: Sequence[str] = (),
     fresh: bool = False,
+    race: bool = True,
     equivalent_within: float | None = None,
+    budget_s: float | None = None,
+    max_trials: int | None = None,
     keep_models: Literal["first", "all"] = "first",
     progress: bool = True,
     command: str = "normwise.compare(...)",
@@ -180,7 +183,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
 
     candidates  catalogue names, as in "group:8"; those that fit the model if left out
     vary        an option of the task and its values, as in {"batch_size": [2, 4, 8]}
-    seeds       how many trials each candidate gets, with seeds 0, 1, …
+    seeds       how many trials each candidate gets at most, with seeds 0, 1, …
     out         folder for ledger, results.json and report.html; runs/<task name> if left out
     workers     how many trials run at a time; one if left out, on Ray all there is room for
     engine      "here", in this process; "processes" of this machine; or "ray", a cluster.
@@ -189,8 +192,12 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     address     of the Ray cluster; gpus_per_trial says what a trial takes of a GPU there
     log         "tensorboard", "mlflow" or "wandb", or several of them
     fresh       forget what the ledger holds
+    race        stop giving seeds to a candidate once it has lost or its verdict is in;
+                False: the full grid, candidates × seeds
     equivalent_within  a difference this small, in the metric's unit, does not
                 matter; the seeds' own noise if left out
+    budget_s    seconds after which a race begins no further trial
+    max_trials  a race begins a seed only if all of it fits within so many trials
     keep_models  the trained models of the "first" seed are kept for `Comparison.model`,
                 or those of "all"
     progress    show what is going on, where the output is a terminal
@@ -204,7 +211,9 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
         from normwise.compare.study import compare_several  # which stands on this module
 
         return compare_several(**asked)
-    from normwise.compare.results import gather_results  # SciPy loads when it is needed
+    # SciPy loads when it is needed.
+    from normwise.compare.race import Race, history
+    from normwise.compare.results import gather_results
 
     if not isinstance(seeds, int) or seeds < 1:
         raise NormError(f"seeds must be a whole number above 0, received {seeds!r}")
@@ -220,6 +229,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     )
     folder = Path("runs") / (task.name or "task") if out is None else Path(out)
     names, changes = checked_candidates(task, candidates)
+    _check_budget(race, equivalent_within, budget_s, max_trials, names)
     fingerprint = task.fingerprint()
     if fresh:
         discard(folder)
@@ -227,7 +237,23 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     with Ledger(folder) as ledger:
         ledger.claim(fingerprint)
         kept = None if keep_models == "all" else FIRST_SEED
-        schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=kept)
+        schedule: Grid | Race
+        if race:
+            schedule = Race(
+                history(
+                    ledger.outcomes(),
+                    names,
+                    AS_IS,
+                    task.higher_is_better,
+                    seeds=seeds,
+                    equivalent_within=equivalent_within,
+                ),
+                keep_weights=kept,
+                budget_s=budget_s,
+                max_trials=max_trials,
+            )
+        else:
+            schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=kept)
         plan = plan_of(task, names, seeds)
         ledger.write("plan", plan)
         logs = Logs(log, Run(plan["name"], task.settings(), task.metric_name, folder), ledger)
@@ -253,6 +279,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
                 "changes": changes,
                 "seeds": list(range(seeds)),
                 "equivalent_within": equivalent_within,
+                "race": {"ended": schedule.ended} if isinstance(schedule, Race) else None,
                 "command": command,
                 "machine": describe_machine(task.device, task.threads, workers or 1),
                 "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -288,6 +315,30 @@ def _run(
             shared.add(outcome)
             shown.add(outcome)
             logs.update()
+
+
+def _check_budget(
+    race: bool,
+    equivalent_within: float | None,
+    budget_s: float | None,
+    max_trials: int | None,
+    names: Sequence[str],
+) -> None:
+    if equivalent_within is not None and not 0 <= equivalent_within < math.inf:
+        raise NormError(
+            f"equivalent_within must be a difference of 0 or more, received {equivalent_within!r}"
+        )
+    if not race and (budget_s, max_trials) != (None, None):
+        raise NormError(
+            "a full grid has no budget: leave out budget and max_trials, or let it be a race"
+        )
+    if budget_s is not None and not budget_s > 0:
+        raise NormError(f"the budget must be above 0 seconds, received {budget_s!r}")
+    if max_trials is not None and max_trials < len(names):
+        raise NormError(
+            f"max_trials={max_trials} does not suffice for one seed: there are {len(names)} "
+            f"candidates, {', '.join(names)}"
+        )
 
 
 def checked_candidates(

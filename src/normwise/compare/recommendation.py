@@ -1,7 +1,7 @@
 """From verdicts to one recommendation: which candidate to take, and why, in one sentence."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -39,6 +39,8 @@ def recommend(
     *,
     equivalent_within: float | None = None,
     confidence: float = 0.95,
+    seeds: int | None = None,
+    dropped: Collection[str] = (),
 ) -> Recommendation:
     """Choose the candidate to take, and say why in one sentence.
 
@@ -49,7 +51,8 @@ def recommend(
 
     cost is inference time in microseconds per sample, None where unknown. The cheapest is
     taken if it saves `CLEARLY_CHEAPER` of the time or more, and both times are known.
-    verdicts are those of `judge` with the same arguments.
+    verdicts are those of `judge` with the same arguments, dropped the candidates that a race
+    gave no more seeds.
     """
     sign = 1 if higher_is_better else -1
     ran = {name: list(by_seed.values()) for name, by_seed in scores.items() if by_seed}
@@ -70,22 +73,26 @@ def recommend(
     if better:
         leader = max(better, key=lambda name: sign * verdicts[name].mean)
         against_leader = judge(
-            {name: scores[name] for name in better},
+            {name: scores[name] for name in ran},
             leader,
             higher_is_better,
             equivalent_within=margin,
             confidence=confidence,
+            seeds=seeds,
+            outlook=False,
         )
+        against_leader = {name: against_leader[name] for name in better if name != leader}
     choice, saved = _cheapest(leader, _with_word("equivalent", against_leader), cost)
     if choice == baseline:
-        return _keep(baseline, {name: verdict for name, verdict in verdicts.items() if name in ran})
+        judged = {name: verdict for name, verdict in verdicts.items() if name in ran}
+        return _keep(baseline, judged, dropped)
 
     verdict = verdicts[choice]
     seeds_tried = len(set().union(*scores.values()))
-    corrected = f" corrected for {len(verdicts)} comparisons" if len(verdicts) > 1 else ""
-    seeds = f"{verdict.pairs} of " if verdict.pairs < seeds_tried else ""
-    seeds += _count(seeds_tried, "seed")
-    evidence = f"the {100 * confidence:g} % interval{corrected} over {seeds}"
+    together = f" for all {len(verdicts)} comparisons" if len(verdicts) > 1 else ""
+    over = f"{verdict.pairs} of " if verdict.pairs < seeds_tried else ""
+    over += _count(seeds_tried, "seed")
+    evidence = f"each end with {100 * confidence:g} % confidence{together}, over {over}"
     # Gains, not differences: a reader need not recall which direction is good.
     bounds = sorted(sign * bound for bound in verdict.interval)
     width = bounds[1] - bounds[0]
@@ -106,21 +113,32 @@ def recommend(
     return Recommendation(choice, "better", f"{why}.")
 
 
-def _keep(baseline: str, verdicts: Mapping[str, Verdict]) -> Recommendation:
+def _keep(
+    baseline: str, verdicts: Mapping[str, Verdict], dropped: Collection[str]
+) -> Recommendation:
     """Recommend the baseline, since none of the candidates that ran was shown to be better."""
     if not verdicts:
         why = f"Nothing but {baseline!r} finished a trial, so there is nothing to compare it with."
         return Recommendation(baseline, "undecided", why)
-    found: list[str] = []
-    words: tuple[Word, ...] = ("worse", "equivalent", "undecided")
-    for word in words:
-        count = len(_with_word(word, verdicts))
-        if count:
-            subject = str(count) if found else _count(count, "candidate")
-            found.append(f"{subject} {'is' if count == 1 else 'are'} {word}")
-    why = f"Nothing was shown to be better than {baseline!r}, so keep it: {' and '.join(found)}"
     undecided = _with_word("undecided", verdicts)
+    hopeless = [name for name in undecided if name in dropped]
+    open_still = [name for name in undecided if name not in dropped]
+    found: list[str] = []
+    for group, singular, plural in (
+        (_with_word("worse", verdicts), "is worse", "are worse"),
+        (_with_word("equivalent", verdicts), "is equivalent", "are equivalent"),
+        (hopeless, "was dropped as hardly better", "were dropped as hardly better"),
+        (open_still, "is undecided", "are undecided"),
+    ):
+        if group:
+            subject = str(len(group)) if found else _count(len(group), "candidate")
+            found.append(f"{subject} {singular if len(group) == 1 else plural}")
+    listed = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+    why = f"Nothing was shown to be better than {baseline!r}, so keep it: {listed}"
+    if hopeless and not open_still:
+        return Recommendation(baseline, "undecided", f"{why}.")
     if undecided:
+        undecided = open_still
         why += f"; {_outlook({name: verdicts[name] for name in undecided})}"
         return Recommendation(baseline, "undecided", f"{why}.")
     equivalent = _with_word("equivalent", verdicts)

@@ -2,7 +2,8 @@
 
 One idea: what the interval shows is what the verdict says. The interval is that of the
 mean paired difference, candidate minus baseline over the seeds both finished, and it is
-simultaneous: at 95 % confidence, all intervals of a comparison hold at once that often.
+simultaneous: at 95 % confidence, the lower ends of all candidates hold at once that often,
+and so do the upper ends. In a race they hold at every look.
 
     equivalent   it lies within ± the margin, even where it leaves out 0
     better       it leaves out 0, on the favourable side
@@ -13,13 +14,15 @@ simultaneous: at 95 % confidence, all intervals of a comparison hold at once tha
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median_low, stdev
+from statistics import fmean, stdev
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit  # scipy.stats takes a second more to import
 
+from normwise.compare.boundaries import boundary, chance_of_any, last_look, single_look
+from normwise.compare.differences import Differences, half_width
 from normwise.errors import NormError
 
 Word = Literal["better", "worse", "equivalent", "undecided"]
@@ -27,6 +30,7 @@ Scores: TypeAlias = Mapping[str, Mapping[int, float]]
 Floats: TypeAlias = NDArray[np.float64]
 
 SEEDS_IN_REACH = 1000  # nobody waits for a verdict that takes more than this many further seeds
+_QUANTILES = (np.arange(400) + 0.5) / 400
 
 
 class Interval(NamedTuple):
@@ -47,7 +51,10 @@ class Verdict:
     mean        mean paired difference, candidate - baseline, in the metric's unit; nan without
                 pairs
     interval    simultaneous interval of that difference; infinite with fewer than 2 pairs
-    p_adjusted  two-sided p of the paired t test, times the number of comparisons, at most 1
+    p_adjusted  the chance that some candidate differs as clearly to the same side where there
+                is no difference; 1 with fewer than 2 pairs
+    effect      the difference in standard deviations of itself, corrected for few seeds; nan
+                with fewer than 2 pairs
     pairs       seeds that both finished
     more_seeds  of an undecided candidate: how many more seeds would decide if mean and spread
                 stayed as they are, so a rough figure; None beyond `SEEDS_IN_REACH`, with
@@ -58,6 +65,7 @@ class Verdict:
     mean: float
     interval: Interval
     p_adjusted: float
+    effect: float
     pairs: int
     more_seeds: int | None
 
@@ -81,7 +89,8 @@ def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> Interval
     if len(scores) < 2:
         return UNKNOWN
     mean = fmean(scores)
-    half = float(_half_width(stdev(scores), len(scores), 1 - confidence))
+    quantile = float(stdtrit(len(scores) - 1, (1 + confidence) / 2))
+    half = quantile * stdev(scores) / math.sqrt(len(scores))
     return Interval(mean - half, mean + half)
 
 
@@ -99,9 +108,21 @@ def practical_margin(scores: Scores) -> float:
     Raises
         NormError  if a score is not finite.
     """
-    step = _step(_table(scores))
-    spreads = [stdev(by_seed.values()) for by_seed in scores.values() if len(by_seed) > 1]
-    return max(median_low(spreads), step) if spreads else 0.0
+    table = score_table(scores)
+    return margin_of(table, Differences(table).step)
+
+
+def margin_of(table: Floats, step: float) -> float:
+    """`practical_margin` of a table candidates × seeds, nan for none, of a metric with a step."""
+    there = np.isfinite(table)
+    counts = there.sum(1)
+    several = counts > 1
+    if not several.any():
+        return 0.0
+    means = np.where(there, table, 0.0).sum(1) / np.maximum(counts, 1)
+    squares = np.where(there, table - means[:, None], 0.0) ** 2
+    spreads = np.sort(np.sqrt(squares.sum(1)[several] / (counts[several] - 1)))
+    return max(float(spreads[(len(spreads) - 1) // 2]), step)
 
 
 def judge(
@@ -111,121 +132,147 @@ def judge(
     *,
     equivalent_within: float | None = None,
     confidence: float = 0.95,
+    seeds: int | None = None,
+    outlook: bool = True,
 ) -> dict[str, Verdict]:
     """Compare every candidate with the baseline over the seeds both finished.
 
-        spread = max(sd(d), step / sqrt(6))
-        interval = mean(d) ± t(1 - (1 - confidence) / (2 m), n - 1) * spread / sqrt(n)
+        interval = mean(d) ± t(Φ(b), freedom) * spread / sqrt(n)
+        effect   = mean(d) / spread * (1 - 3 / (4 freedom - 1))
 
     scores[candidate][seed] is a score; a trial that failed is absent. d are the n paired
-    differences, m the candidates beside the baseline: those that failed count too, so the
-    correction is known before the first trial. equivalent_within is the margin, in the
-    metric's unit; `practical_margin(scores)` if left out.
+    differences; spread and freedom are those of `Differences`, moderated across candidates.
+    b is the boundary for as many candidates as there are beside the baseline: those that
+    failed count too, so it is known before the first trial. Each end of the intervals holds
+    for all candidates at once with this confidence, so some candidate is falsely called
+    better in at most 5 % of comparisons, and the same goes for worse. equivalent_within is
+    the margin, in the metric's unit; `practical_margin(scores)` if left out.
+
+    seeds  None: the number of seeds was fixed beforehand, and this is the only look. Else
+           the largest number that a race may use: the intervals hold at all its looks at
+           once, and those of few seeds are wider for it.
+    outlook  whether to look for `more_seeds`
 
     Scores that come in steps, such as an accuracy over 370 samples, can differ equally on
     every seed by luck, and a spread of 0 would claim certainty. Rounding to a step has
     variance step² / 12 and a difference holds two roundings: hence the floor step / sqrt(6).
-    With up to 6 pairs it binds only where all differences are equal.
 
     With fewer than 2 pairs a candidate is undecided: all of them if the baseline failed.
-    The confidence is that of one look after a number of seeds fixed beforehand: whoever
-    judges after every seed and stops at the first decision is wrong more often.
 
     Raises
         NormError  if the baseline is not in scores, a score or the margin is not finite, the
                    margin is negative, or confidence is not between 0 and 1.
 
-    Source: Student 1908, doi:10.2307/2331554 (the interval); Dunn 1961,
-    doi:10.1080/01621459.1961.10482090 (its correction); Schuirmann 1987,
-    doi:10.1007/BF01068419 (equivalence by inclusion; he takes the shorter interval of
-    confidence 1 - 2 alpha, we the one that is shown). The floor is ours.
+    Sources: Dunnett 1955, doi:10.1080/01621459.1955.10501294 (one baseline for all); O'Brien,
+    Fleming 1979, doi:10.2307/2530245, and Wang, Tsiatis 1987, doi:10.2307/2531959 (looks);
+    Jennison, Turnbull 1989 (intervals that hold at all of them); Schuirmann 1987,
+    doi:10.1007/BF01068419 (equivalence by inclusion); Hedges 1981, doi:10.2307/1164588
+    (the effect's correction).
     """
     _check_confidence(confidence)
-    if baseline not in scores:
-        raise NormError(
-            f"the baseline {baseline!r} is not among the candidates; name one of "
-            f"{', '.join(map(repr, scores)) or 'those with scores'}"
-        )
+    row = _row(scores, baseline)
     margin = practical_margin(scores) if equivalent_within is None else equivalent_within
     if not 0 <= margin < math.inf:
         raise NormError(
             f"equivalent_within={margin} is not a margin; write a difference of 0 or more in the "
             "metric's unit, or leave it out"
         )
-    table = _table(scores)
-    least_spread = _step(table) / math.sqrt(6)
-    differences = dict(zip(scores, table - table[list(scores).index(baseline)], strict=True))
-    del differences[baseline]
-    return {
-        name: _verdict(
-            difference[np.isfinite(difference)],
-            comparisons=len(differences),
-            higher_is_better=higher_is_better,
-            margin=margin,
-            least_spread=least_spread,
-            error=1 - confidence,
+    others = max(len(scores) - 1, 1)
+    error = 1 - confidence
+    differences = Differences(score_table(scores))
+    evidence = differences.against(row)
+    one = single_look(others, error)
+    last = one if seeds is None else last_look(others, error, seeds)
+    bounds = boundary(evidence.pairs, last, seeds)
+    # A boundary at which the chance is the error by definition makes interval and p agree.
+    chances = chance_of_any(np.abs(evidence.scores()) * one / bounds, others)
+    halves = evidence.half_widths(bounds)
+    verdicts = {}
+    for place, name in enumerate(scores):
+        if place == row:
+            continue
+        pairs = int(evidence.pairs[place])
+        mean, half = float(evidence.mean[place]), float(halves[place])
+        if pairs < 2:
+            verdicts[name] = Verdict("undecided", mean, UNKNOWN, 1.0, math.nan, pairs, None)
+            continue
+        spread, freedom = float(evidence.spread[place]), float(evidence.freedom[place])
+        word = word_of(mean, half, margin, higher_is_better)
+        more_seeds = None
+        if outlook and word == "undecided":
+            more = np.arange(1, SEEDS_IN_REACH + 1)
+            later = half_width(
+                np.array(spread),
+                pairs + more,
+                differences.freedom(np.array(pairs), more),
+                boundary(pairs + more, last, seeds),
+            )
+            decides = (abs(mean) + later <= margin) | (abs(mean) > later)
+            more_seeds = int(more[decides.argmax()]) if decides.any() else None
+        verdicts[name] = Verdict(
+            word,
+            mean,
+            Interval(mean - half, mean + half),
+            min(1.0, float(chances[place])),
+            mean / spread * (1 - 3 / (4 * freedom - 1)),
+            pairs,
+            more_seeds,
         )
-        for name, difference in differences.items()
-    }
+    return verdicts
 
 
-def _verdict(
-    differences: Floats,
-    *,
-    comparisons: int,
-    higher_is_better: bool,
-    margin: float,
-    least_spread: float,
-    error: float,
-) -> Verdict:
-    pairs = len(differences)
-    if pairs < 2:
-        mean = float(differences[0]) if pairs else math.nan
-        return Verdict("undecided", mean, UNKNOWN, 1.0, pairs, None)
-    mean = float(differences.mean())
-    spread = max(float(differences.std(ddof=1)), least_spread)
-    # Entry k is for k more seeds, entry 0 for today: one rule says what decides and what would.
-    halves = _half_width(spread, pairs + np.arange(SEEDS_IN_REACH + 1), error / comparisons)
-    equivalent = abs(mean) + halves <= margin
-    decided = equivalent | (abs(mean) > halves)
-    word: Word = "undecided"
-    more_seeds = None
-    if equivalent[0]:
-        word = "equivalent"
-    elif decided[0]:
-        word = "better" if (mean > 0) == higher_is_better else "worse"
-    elif decided.any():
-        more_seeds = int(decided.argmax())
-    half = float(halves[0])
-    p = 2 * float(stdtr(pairs - 1, -abs(mean) * math.sqrt(pairs) / spread))
-    return Verdict(
-        word, mean, Interval(mean - half, mean + half), min(1.0, comparisons * p), pairs, more_seeds
-    )
+def word_of(mean: float, half: float, margin: float, higher_is_better: bool) -> Word:
+    """What an interval mean ± half shows; nan shows nothing."""
+    if abs(mean) + half <= margin:
+        return "equivalent"
+    if abs(mean) > half:
+        return "better" if (mean > 0) == higher_is_better else "worse"
+    return "undecided"
 
 
-def _half_width(spread: float, count: int | NDArray[np.int_], error: float) -> Floats:
-    """Half the t interval of a mean of `count` values, for one count or many."""
-    half: Floats = -stdtrit(count - 1, error / 2) * spread / np.sqrt(count)
-    return half
+def probability_best(scores: Scores, baseline: str, higher_is_better: bool) -> dict[str, float]:
+    """How probable it is that each candidate's true mean is the best of all, baseline included.
 
+        P(a) = ∫ Π T((x - mean[b]) / error[b])  dT((x - mean[a]) / error[a]),   b ≠ a
 
-def _step(table: Floats) -> float:
-    """The smallest gap between distinct differences of any two candidates on one seed.
-
-    A difference holds no trace of what its seed does to every candidate, and a metric's
-    step shows in it all the same; a continuous metric shows a gap too small to matter.
-    Rounding to float32 tells equal differences apart, so gaps below it are none; where no
-    other gap is seen, it is the step itself, and never 0.
+    T are t distributions about the mean paired differences (the baseline's is 0), with the
+    moderated spreads; the baseline's part of them is half of a typical one. It is a
+    probability before any candidate was favoured (a flat prior), and no test: of two that
+    are equally good each has one half. Candidates with fewer than 2 pairs have no place.
     """
-    float32 = np.finfo(np.float32)
-    largest = np.abs(table[np.isfinite(table)]).max(initial=0.0)
-    rounding = 2 * float32.eps * largest + float32.tiny
-    differences = table[:, None] - table
-    gaps = np.diff(np.unique(differences[np.isfinite(differences)]))
-    return float(min(gaps[gaps > rounding], default=rounding))
+    row = _row(scores, baseline)
+    differences = Differences(score_table(scores))
+    evidence = differences.against(row)
+    names = [name for name, pairs in zip(scores, evidence.pairs, strict=True) if pairs > 1]
+    if len(names) < 2:
+        return {}
+    known = evidence.pairs > 1
+    sign = 1 if higher_is_better else -1
+    means = sign * evidence.mean[known]
+    pairs = evidence.pairs[known]
+    shared = differences.typical_spread**2 / 2 / pairs.max()
+    squares = evidence.spread[known] ** 2 / pairs
+    errors = np.sqrt(np.maximum(squares - shared, squares / 2))
+    errors[names.index(baseline)] = math.sqrt(shared)
+    freedom = evidence.freedom[known]
+    places = means + errors * stdtrit(freedom, _QUANTILES[:, None])  # quantiles × candidates
+    below = stdtr(freedom, (places[..., None] - means) / errors)
+    own = np.arange(len(names))
+    below[:, own, own] = 1.0
+    chances = below.prod(-1).mean(0)
+    return dict(zip(names, (chances / chances.sum()).tolist(), strict=True))
 
 
-def _table(scores: Scores) -> Floats:
+def _row(scores: Scores, baseline: str) -> int:
+    if baseline not in scores:
+        raise NormError(
+            f"the baseline {baseline!r} is not among the candidates; name one of "
+            f"{', '.join(map(repr, scores)) or 'those with scores'}"
+        )
+    return list(scores).index(baseline)
+
+
+def score_table(scores: Scores) -> Floats:
     """Scores as candidates × seeds, nan where a trial is absent."""
     for name, by_seed in scores.items():
         for seed, score in by_seed.items():

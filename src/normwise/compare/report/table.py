@@ -15,7 +15,7 @@ def build_table(results: Mapping[str, Any]) -> "Table":
     """One row per candidate, the best mean first.
 
     `score` is mean ± half the 95 % interval of the mean; `difference` is paired
-    with the model as it is, with the interval that holds for all rows at once.
+    with the model as it is, each end of its interval holds for all rows at once.
     """
     from rich.table import Table
     from rich.text import Text
@@ -45,8 +45,8 @@ def build_table(results: Mapping[str, Any]) -> "Table":
 
 
 def render_table(results: Mapping[str, Any]) -> str:
-    """The table as plain text."""
-    return plain_text(build_table(results))
+    """The table as plain text, with its footer."""
+    return f"{plain_text(build_table(results))}\n{footer(results)}".rstrip()
 
 
 def plain_text(table: "Table") -> str:
@@ -57,6 +57,21 @@ def plain_text(table: "Table") -> str:
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def footer(results: Mapping[str, Any]) -> str:
+    """How often such a table is wrong, and how much of the full grid a race took."""
+    errors, race = results.get("errors"), results.get("race")
+    if not errors:
+        return ""
+    share = f"{100 * errors['false_better']:g} %"
+    said = f"Some false better in at most {share} of comparisons, and some false worse."
+    if race is None:
+        return said
+    return (
+        f"{said}\nThe best is dropped in at most {100 * errors['best_dropped']:g} %. "
+        f"The race took {race['trials']} of {race['grid']} trials."
+    )
 
 
 def _places(rows: list[dict[str, Any]]) -> int:
@@ -85,7 +100,9 @@ def _difference(row: Mapping[str, Any], places: int) -> str:
 
 def _verdict(row: Mapping[str, Any], seeds: int) -> str:
     words: str = row["verdict"]
-    if row["more_seeds"]:
+    if row.get("dropped") and words == "undecided":
+        words = f"dropped after {row['dropped']['after']}"
+    elif row["more_seeds"]:
         words += f", +{row['more_seeds']} seed" + "s" * (row["more_seeds"] > 1)
     if row["failed"] and row["mean"] is not None:
         words += f" ({len(row['failed'])} of {seeds} failed)"
