@@ -46,7 +46,7 @@ def choose_engine(
     if trial_timeout is not None and not trial_timeout > 0:
         raise NormError(f"trial_timeout must be seconds above 0, received {trial_timeout!r}")
     if gpus_per_trial is not None and not gpus_per_trial >= 0:
-        raise NormError(f"gpus_per_trial must be 0 or more, as in 0.5; got {gpus_per_trial!r}")
+        raise NormError(f"gpus_per_trial must be 0 or more, as in 0.5; received {gpus_per_trial!r}")
     if name is None:
         name = "here" if workers in (None, 1) and trial_timeout is None else "processes"
     if name not in ENGINES:
