@@ -13,13 +13,13 @@ PATH = os.pathsep.join(filter(None, sys.path))
 PATIENCE_S = 120  # a process takes 3 s to import torch, and several share a busy machine
 
 
-def start(*words, cwd, **variables):
+def start(*words, cwd, stdout=subprocess.PIPE, **variables):
     """`normwise` with these words, under way in a session of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "normwise.cli", *map(str, words)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": PATH, **variables},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

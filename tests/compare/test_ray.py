@@ -46,7 +46,7 @@ def test_a_lost_nodes_trial_is_run_elsewhere(tmp_path):
         thief.join()
     with Ledger(tmp_path / "far") as ledger:
         lost = [o.lost for o in ledger.outcomes() if o.lost]
-    assert lost == [["its node left the cluster"]]
+    assert lost == [["the worker, or its node, was lost"]]
     near = compare(task, ["rms"], seeds=2, out=tmp_path / "near")
     assert [row["scores"] for row in found.results["candidates"]] == [
         row["scores"] for row in near.results["candidates"]

@@ -127,7 +127,7 @@ class _Actor:
                 return Refused(cause)
             raise
         except self._ray.exceptions.RayError as error:
-            return Lost(_cause_of_death(error))
+            return Lost(_cause_of_death(self._ray, error))
         return event
 
     def kill(self) -> None:
@@ -136,13 +136,11 @@ class _Actor:
             self._ray.kill(self._handle, no_restart=True)
 
 
-def _cause_of_death(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    if "node" in text.lower() and ("died" in text or "dead" in text):
-        return "its node left the cluster"
-    if "memory" in text.lower():
+def _cause_of_death(ray: Any, error: BaseException) -> str:
+    """Ray tells a dead process from a dead node only after a while, if at all."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "the worker was killed for want of memory"
-    return f"the worker was lost ({type(error).__name__})"
+    return "the worker, or its node, was lost"
 
 
 class _Serving:

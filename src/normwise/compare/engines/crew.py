@@ -111,6 +111,7 @@ def run_with(
     stillborn = 0
 
     def lose(worker: Worker, why: str) -> Iterator[Outcome]:
+        worker.kill()  # whatever is left of it, such as its children, or one that is out of reach
         del names[worker]
         attempt = busy.pop(worker, None)
         if attempt is None:
@@ -165,7 +166,6 @@ def run_with(
             if trial_timeout is not None:
                 for worker, attempt in list(busy.items()):
                     if time.monotonic() - attempt.started > trial_timeout:
-                        worker.kill()
                         yield from lose(worker, f"timed out after {trial_timeout:g} s")
     finally:
         for worker in [*names, *starting]:

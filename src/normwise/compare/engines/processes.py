@@ -105,7 +105,6 @@ class _Process:
             self.process.join(PATIENCE_S)
             dead = True
         if dead:
-            self.kill()
             yield Lost(_cause_of_death(self.process.exitcode))
 
     def kill(self) -> None:
