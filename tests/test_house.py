@@ -49,7 +49,10 @@ NEIGHBOURS = {
 }
 
 # What `import normwise` must not wait for.
-HEAVY = {"matplotlib", "scipy", "rich", "jinja2", "ray", "triton", "pandas", "cloudpickle"}
+HEAVY = {
+    *("matplotlib", "scipy", "rich", "jinja2", "triton", "pandas", "cloudpickle"),
+    *("ray", "tensorboard", "mlflow", "wandb"),
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 MODULES = ["normwise", *(m.name for m in pkgutil.walk_packages([str(ROOT)], "normwise."))]
