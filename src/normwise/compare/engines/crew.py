@@ -130,9 +130,8 @@ def run_with(
                     break
                 waiting.append(_Attempt(trial))
             if not busy and not waiting:
-                crew.dismiss([*names, *starting])
+                crew.dismiss(list(names))
                 names.clear()
-                starting.clear()
                 return
             for worker in [each for each in names if each not in busy]:
                 if waiting:
@@ -159,6 +158,7 @@ def run_with(
                 elif worker in names:
                     yield from lose(worker, event.why)
                 else:
+                    worker.kill()
                     starting.remove(worker)
                     stillborn += 1
                     if stillborn == ATTEMPTS:

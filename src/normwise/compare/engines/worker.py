@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
 from typing import Any
@@ -84,17 +85,16 @@ def serve(pipe: Connection) -> None:
     def reached(epochs: int) -> None:
         pipe.send(("reached", epochs))
 
-    try:
-        task = unpack(pipe.recv_bytes())
-        pipe.send(("ready", name_of_process()))
-        while True:
-            outcome = trial_of(task, pipe.recv(), reached)
-            # As it is, torch would share every tensor by an open file.
-            pipe.send(("ended", pickle.dumps(outcome)))
-    except NormError as error:
-        pipe.send(("refused", error))
-    except EOFError:  # the driver has nothing more to do
-        pass
+    with suppress(EOFError, OSError):  # the driver has nothing more to do, and hung up
+        try:
+            task = unpack(pipe.recv_bytes())
+            pipe.send(("ready", name_of_process()))
+            while True:
+                outcome = trial_of(task, pipe.recv(), reached)
+                # As it is, torch would share every tensor by an open file.
+                pipe.send(("ended", pickle.dumps(outcome)))
+        except NormError as error:
+            pipe.send(("refused", error))
 
 
 def _belong_to_driver() -> None:
