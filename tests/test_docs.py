@@ -4,6 +4,7 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
 import torch
 
 import normwise as nw
@@ -47,6 +48,23 @@ def test_the_code_about_models_that_exist_runs(capsys):
     assert "1: BatchNorm1d, batch of 64, training, after 0, before 2" in printed
     assert "24 groups, since 32 do not divide 72 channels" in printed
     assert "folded into 0, Conv1d" in printed
+
+
+PREAMBLE = """
+import torch, normwise as nw
+x, lengths = torch.randn(16, 64, 20), torch.randint(5, 21, (16,))
+mask = nw.lengths_to_mask(lengths, 20)
+model = torch.nn.Sequential(torch.nn.Conv1d(64, 64, 3), torch.nn.BatchNorm1d(64), torch.nn.ReLU())
+optimizer, loader = torch.optim.SGD(model.parameters(), 0.1), [x]
+"""
+
+
+@pytest.mark.parametrize("heading", ["The layers", "On a model you have"])
+def test_the_readmes_code_runs_as_it_stands(heading):
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(compile(PREAMBLE + code, heading, "exec"), {})
 
 
 def test_the_page_names_every_finding():

@@ -247,7 +247,7 @@ class Shifted(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.norm = torch.nn.Conv1d(7, 5, 3), nw.LayerNorm1d(5)
+        self.conv, self.norm = torch.nn.Conv1d(17, 5, 3), nw.LayerNorm1d(5)
 
     def forward(self, x):
         return self.norm(self.conv(torch.nn.functional.pad(x, (2, 0))))
@@ -255,31 +255,36 @@ class Shifted(torch.nn.Module):
 
 # (model, input without N and T): T is where the model has it, and the features are no T.
 LAYOUTS = [
-    (torch.nn.Sequential(torch.nn.Linear(7, 5), nw.LayerNorm(5)), -2),
-    (torch.nn.Sequential(nw.RMSNorm(7)), -2),
-    (torch.nn.Sequential(torch.nn.Dropout(0.0), nw.LayerNorm(7)), -2),
-    (Transposed(torch.nn.Conv1d(7, 5, 1), nw.BatchNorm1d(5)), -2),
-    (Transposed(nw.InstanceNorm1d(7)), -2),
-    (torch.nn.TransformerEncoderLayer(7, 1, 5, batch_first=True, norm_first=True), -2),
-    (torch.nn.Sequential(torch.nn.Conv1d(7, 5, 1), nw.BatchNorm1d(5)), -1),
+    (torch.nn.Sequential(torch.nn.Linear(17, 5), nw.LayerNorm(5)), -2),
+    (torch.nn.Sequential(nw.RMSNorm(17)), -2),
+    (torch.nn.Sequential(torch.nn.Dropout(0.0), nw.LayerNorm(17)), -2),
+    (Transposed(torch.nn.Conv1d(17, 5, 1), nw.BatchNorm1d(5)), -2),
+    (Transposed(nw.InstanceNorm1d(17)), -2),
+    (torch.nn.TransformerEncoderLayer(17, 1, 5, batch_first=True, norm_first=True), -2),
+    (torch.nn.Sequential(torch.nn.Conv1d(17, 5, 1), nw.BatchNorm1d(5)), -1),
     (Shifted(), -1),
+    (nw.LayerNorm1d(17), -1),
+    (nw.RMSNorm1d(17), -1),
+    (nw.GroupNorm(1, 17), -1),
+    (nw.Norm("n [c] t", c=17), -1),
+    (nw.Norm("n t [c]", c=17), -2),
 ]
 
 
 @pytest.mark.parametrize(("model", "time"), LAYOUTS)
-@pytest.mark.parametrize("size", [6, 9, 12])  # above and below the 7 features
+@pytest.mark.parametrize("size", [12, 17, 20])  # above and below the 17 features
 def test_time_is_where_the_first_layer_that_knows_has_it(model, time, size):
     model = nw.swap(model, "same") if isinstance(model, torch.nn.TransformerEncoderLayer) else model
     norm = next(m for m in model.modules() if isinstance(m, nw.Normalization))
     outputs = []
     handle = norm.register_forward_hook(lambda module, args, y: outputs.append(y))
-    lengths = [size, 3, 2]
-    x = torch.randn(3, 7, size, generator=torch.Generator().manual_seed(0))
+    lengths = [size, size // 2, 3]
+    x = torch.randn(3, 17, size, generator=torch.Generator().manual_seed(0))
     with nw.padding(lengths), torch.no_grad():
         model(x if time == -1 else x.mT)
     handle.remove()
-    features = 1 if isinstance(norm, nw.LayerNorm1d | nw.BatchNorm1d | nw.InstanceNorm1d) else -1
-    assert (outputs[0] != 0).any(features).sum(1).tolist() == lengths
+    features = norm.scheme.pattern.fit(3).features
+    assert (outputs[0] != 0).any(features[0]).sum(1).tolist() == lengths
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])

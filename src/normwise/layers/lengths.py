@@ -35,11 +35,16 @@ _BATCH_FIRST = (
 
 
 def time_of(module: torch.nn.Module, x: Tensor) -> int | None:
-    """T, as the layer that takes x knows it; None where it does not tell."""
+    """T, as the layer of torch.nn that takes x knows it; None where it does not tell.
+
+    Layers of normwise say so themselves, when they ask for their mask.
+    """
     kind: Any = module
     behind = 0  # how many dimensions of features come last
     if "_orig_mod" in module._modules:  # compiled: nobody can ask what is within
         return x.shape[-1]
+    if hasattr(module, "scheme"):  # of normwise: its rank may not be that of torch's class
+        return None
     if isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm):
         behind = len(kind.normalized_shape)
     elif isinstance(module, torch.nn.Linear | torch.nn.Bilinear):
