@@ -59,7 +59,7 @@ bench: $(READY)  ## time the layers beside torch.nn and x.clone(); about ten min
 bench-models: $(READY)  ## time whole models with torch's norms, ours and none
 	$(BIN)/python benchmarks/models.py
 
-pictures: $(READY)  ## draw the README's pictures from the run that `make compare` left
+pictures: $(READY)  ## draw the pictures of README and docs from the runs that are there
 	$(BIN)/python docs/pictures.py
 
 $(READY): pyproject.toml constraints.txt $(KERNELS)

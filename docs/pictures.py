@@ -1,8 +1,9 @@
-"""Draw the README's pictures from a finished run: the table as a terminal shows it, the report.
+"""Draw the pictures of README and docs from finished runs: a table, a report, a sweep.
 
     make compare && make pictures
 
-The screenshot needs Chromium (or Chrome) on the PATH.
+The screenshot needs Chromium (or Chrome) on the PATH. The sweep is drawn where there is
+one: docs/comparing.md has its command.
 """
 
 import argparse
@@ -53,12 +54,20 @@ def draw_report(comparison: nw.Comparison, height: int) -> None:
         )
 
 
+def draw_sweep(study: nw.Study) -> None:
+    """Error against batch size, a line for each norm."""
+    study.plot_scores().savefig(IMAGES / "batch_size.png", dpi=160)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", nargs="?", default="runs/japanese-vowels")
+    parser.add_argument("--sweep", default="runs/japanese-vowels-by-batch_size", type=Path)
     parser.add_argument("--height", type=int, default=2300, help="of the screenshot, in pixels")
     options = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
+    if options.sweep.is_dir():
+        draw_sweep(nw.Study.load(options.sweep))
     comparison = nw.Comparison.load(options.run)
     draw_table(comparison)
     draw_report(comparison, options.height)

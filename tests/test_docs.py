@@ -2,12 +2,14 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import normwise as nw
+from normwise.cli import _parser
 
 DOCS = Path(__file__).parents[1] / "docs"
 CATALOGUE = runpy.run_path(str(DOCS / "write_catalogue.py"))
@@ -38,12 +40,18 @@ def test_the_catalogue_has_a_formula_for_every_norm():
             assert f"`{layer.__name__}`" in section
 
 
-def test_the_code_about_models_that_exist_runs(capsys):
-    torch.manual_seed(0)
-    page = (DOCS / "surgery.md").read_text(encoding="utf-8")
+def run_code_of(name):
+    """Run all Python of a page, in one namespace, which is returned."""
+    page = (DOCS / name).read_text(encoding="utf-8")
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(compile(block, "docs/surgery.md", "exec"), names)
+        exec(compile(block, f"docs/{name}", "exec"), names)
+    return names
+
+
+def test_the_code_about_models_that_exist_runs(capsys):
+    torch.manual_seed(0)
+    run_code_of("surgery.md")
     printed = capsys.readouterr().out
     assert "1: BatchNorm1d, batch of 64, training, after 0, before 2" in printed
     assert "24 groups, since 32 do not divide 72 channels" in printed
@@ -65,6 +73,32 @@ def test_the_readmes_code_runs_as_it_stands(heading):
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     exec(compile(PREAMBLE + code, heading, "exec"), {})
+
+
+@pytest.mark.usefixtures("brief_timing")
+def test_the_code_about_comparing_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_code_of("comparing.md")
+    printed = capsys.readouterr().out
+    assert printed.startswith(names["result"].best)
+    assert names["result"].table in printed
+    assert names["study"].table in printed
+    assert names["again"].results == names["result"].results
+    assert (tmp_path / "runs" / "waves" / "report.html").is_file()
+    assert (tmp_path / "runs" / "waves-by-batch_size" / "batch_size=16").is_dir()
+    assert (tmp_path / "runs" / "waves+short-waves" / "report.html").is_file()
+
+
+def test_every_command_on_a_page_is_one_that_can_be_given():
+    given = 0
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for line in "".join(blocks).splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["normwise"]:
+                _parser().parse_args(words[1:])
+                given += 1
+    assert given > 10
 
 
 def test_the_page_names_every_finding():

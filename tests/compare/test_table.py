@@ -39,13 +39,26 @@ def test_the_footer_says_how_often_such_a_table_is_wrong():
 
 def test_a_row_holds_score_difference_verdict_and_time():
     lines = render_table(the_results()).splitlines()
-    assert lines[0].split() == ["candidate", "accuracy", "minus", "as-is", "verdict", "µs/item"]
-    assert lines[1].split() == [
-        *("batch", "0.924", "±0.010"),
-        *("+0.017", "to", "+0.023", "better", "52.0"),
+    assert lines[0].split() == [
+        *("candidate", "accuracy", "minus", "as-is", "verdict", "seeds", "best", "µs/item")
     ]
-    assert lines[2].split()[-3:] == ["+7", "seeds", "50.4"]
-    assert lines[6].split() == ["renorm", "–", "failed", "–"]
+    assert lines[1].split() == [
+        *("batch", "0.924", "+0.017", "to", "+0.023", "better", "3", "25", "%", "52.0")
+    ]
+    assert lines[2].split()[-6:] == ["undecided", "3", "+7", "25", "%", "50.4"]
+    assert lines[6].split() == ["renorm", "–", "failed", "0", "of", "3", "25", "%", "–"]
+
+
+def test_a_race_shows_who_was_dropped_and_after_how_many_seeds():
+    results = a_race()
+    results["candidates"][4]["verdict"] = "undecided"
+    (line,) = [line for line in render_table(results).splitlines() if line.startswith("none")]
+    assert line.split()[-7:] == ["dropped", "3", "of", "5", "25", "%", "45.0"]
+
+
+def test_without_a_chance_of_being_best_there_is_no_column_for_it():
+    row = a_candidate("as-is", "baseline", 0.0, probability_best=None)
+    assert "best" not in render_table(the_results(row)).splitlines()[0]
 
 
 @pytest.mark.parametrize(

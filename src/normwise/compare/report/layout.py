@@ -110,19 +110,17 @@ def label_points(
     figure: Figure,
     axes: Axes,
     points: Sequence[tuple[float, float, str]],
-    uprights: Sequence[tuple[float, float, float]],
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
 ) -> None:
     """Write each (x, y, name) where it covers least, with a thin line where it stands off.
 
-    It keeps clear of the other points and names, and of upright lines (x, from, to).
+    It keeps clear of the other points and names, and of lines, level or upright, by their ends.
     """
     figure.draw_without_rendering()  # only now does the layout know where the points are
     frame = axes.get_window_extent()
     spots = axes.transData.transform([(x, y) for x, y, _ in points])
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
-    for x, *ends in uprights:
-        (left, bottom), (_, top) = axes.transData.transform([(x, end) for end in ends])
-        taken.append(Bbox.from_extents(left - 1, bottom, left + 1, top))
+    taken += [Bbox(axes.transData.transform(sorted(ends))).padded(1) for ends in lines]
     off: dict[str, Any] = {
         "textcoords": "offset points",
         "fontsize": 9,

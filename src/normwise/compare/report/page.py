@@ -115,7 +115,7 @@ def _lost(results: Results) -> list[tuple[str, str, str, str]]:
     """Trials that failed, and those stopped for their learning curve."""
     failed = [(c.name, f.seed, "failed", f.reason) for c in results.candidates for f in c.failures]
     stopped = [
-        (c.name, seed, "stopped", f"its learning curve fell behind in epoch {epoch}")
+        (c.name, seed, "stopped", words.stop_reason(epoch))
         for c in results.candidates
         for seed, epoch in c.stopped.items()
     ]

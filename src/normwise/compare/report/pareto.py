@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -71,11 +72,14 @@ def _draw(
         value = f" {arrow} {words.fixed(score.mean, results.decimals)}" if arrow else ""
         name = words.shorten(candidate.name, 18) + value
         points.append((amount, min(max(score.mean, low), high), name))
-    _join(axes, [(c.costs[cost.key], c.score.mean) for c in front if c.score])
+    stairs = [(c.costs[cost.key], c.score.mean) for c in front if c.score]
+    _join(axes, stairs)
     axes.set_xlabel(f"{cost.heading.lower()}, {cost.unit}")
     axes.set_ylabel(f"mean {results.metric} ({words.direction(results)})")
-    uprights = [(amount, score.span[0], score.span[-1]) for _, score, amount in known]
-    label_points(figure, axes, points, uprights)
+    lines = [((amount, score.span[0]), (amount, score.span[-1])) for _, score, amount in known]
+    for (x, y), (next_x, next_y) in pairwise(stairs):
+        lines += [((x, y), (next_x, y)), ((next_x, y), (next_x, next_y))]
+    label_points(figure, axes, points, lines)
 
 
 def _join(axes: Axes, front: Sequence[tuple[float, float]]) -> None:

@@ -128,7 +128,7 @@ class Candidate:
     probability_best: float | None
     effect: float | None
     dropped: tuple[int, str] | None
-    stopped: dict[str, int]
+    stopped: dict[str, float | None]
     costs: dict[str, float]
     failures: tuple[Failure, ...]
     changes: tuple[str, ...]
@@ -256,7 +256,7 @@ def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
         probability_best=entry.get("probability_best"),
         effect=entry.get("effect"),
         dropped=(dropped["after"], dropped["why"]) if dropped else None,
-        stopped={str(s["seed"]): s["epoch"] for s in entry.get("stopped") or ()},
+        stopped={str(s["seed"]): s.get("epoch") for s in entry.get("stopped") or ()},
         costs={
             key: c.factor * entry[key]
             for c in COSTS

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from normwise.compare.report import words
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,8 +16,10 @@ STYLES = {"better": "green", "worse": "red", "failed": "red", "equivalent": "cya
 def build_table(results: Mapping[str, Any]) -> "Table":
     """One row per candidate, the best mean first.
 
-    `score` is mean ± half the 95 % interval of the mean; `difference` is paired
-    with the model as it is, each end of its interval holds for all rows at once.
+    `minus` is the paired difference from the model as it is; each end of its interval holds for
+    all rows at once. `seeds` is how many count, and about how many more would decide; `best` the
+    chance of having the best true mean. The interval of a mean itself is in the report: it says
+    little about a difference.
     """
     from rich.table import Table
     from rich.text import Text
@@ -23,22 +27,29 @@ def build_table(results: Mapping[str, Any]) -> "Table":
     rows = results["candidates"]
     sign = 1 if results["metric"]["higher_is_better"] else -1
     places = _places(rows)
+    best_known = any(row.get("probability_best") is not None for row in rows)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("candidate", overflow="fold", max_width=20)
-    table.add_column(results["metric"]["name"], justify="right", overflow="fold", max_width=17)
+    table.add_column(results["metric"]["name"], justify="right", overflow="fold", max_width=13)
     table.add_column(f"minus {results['baseline']}", justify="right")
     table.add_column("verdict")
+    table.add_column("seeds", justify="right")
+    if best_known:
+        table.add_column("best", justify="right")
     table.add_column("µs/item", justify="right")
     ranked = sorted(
         rows, key=lambda row: -math.inf if row["mean"] is None else sign * row["mean"], reverse=True
     )
     for row in ranked:
         chosen = row["name"] == results["recommendation"]["candidate"]
+        probability = row.get("probability_best")
         table.add_row(
             Text(row["name"], style="bold" if chosen else ""),
-            _score(row, places),
+            _number(row["mean"], places),
             _difference(row, places),
-            Text(_verdict(row, len(results["seeds"])), style=STYLES.get(row["verdict"], "dim")),
+            Text(_verdict(row), style=STYLES.get(row["verdict"], "dim")),
+            _seeds(row),
+            *(["" if probability is None else words.share(probability)] if best_known else []),
             _number(row["inference_us_per_sample"], 1),
         )
     return table
@@ -81,13 +92,6 @@ def _places(rows: list[dict[str, Any]]) -> int:
     return min(6, max(0, 1 - math.floor(math.log10(typical)))) if typical > 0 else 4
 
 
-def _score(row: Mapping[str, Any], places: int) -> str:
-    if row["mean"] is None:
-        return "–"
-    half = "" if row["interval"] is None else f" ±{(row['interval'][1] - row['mean']):.{places}f}"
-    return f"{row['mean']:.{places}f}{half}"
-
-
 def _difference(row: Mapping[str, Any], places: int) -> str:
     difference = row.get("difference")
     if difference is None or difference["mean"] is None:
@@ -98,15 +102,16 @@ def _difference(row: Mapping[str, Any], places: int) -> str:
     return f"{low:+.{places}f} to {high:+.{places}f}"
 
 
-def _verdict(row: Mapping[str, Any], seeds: int) -> str:
-    words: str = row["verdict"]
-    if row.get("dropped") and words == "undecided":
-        words = f"dropped after {row['dropped']['after']}"
-    elif row["more_seeds"]:
-        words += f", +{row['more_seeds']} seed" + "s" * (row["more_seeds"] > 1)
-    if row["failed"] and row["mean"] is not None:
-        words += f" ({len(row['failed'])} of {seeds} failed)"
-    return words
+def _verdict(row: Mapping[str, Any]) -> str:
+    dropped = row.get("dropped") and row["verdict"] == "undecided"
+    return "dropped" if dropped else str(row["verdict"])
+
+
+def _seeds(row: Mapping[str, Any]) -> str:
+    """How many finished, of how many if not all did, and how many more it would take."""
+    finished, lost = len(row["scores"]), len(row["failed"]) + len(row.get("stopped") or ())
+    said = f"{finished} of {finished + lost}" if lost else str(finished)
+    return f"{said} +{row['more_seeds']}" if row["more_seeds"] else said
 
 
 def _number(value: float | None, places: int) -> str:

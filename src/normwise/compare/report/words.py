@@ -114,6 +114,12 @@ def error_rates(results: Results) -> str:
     return f"{capital(listing(said))}." if said else ""
 
 
+def stop_reason(epoch: float | None) -> str:
+    """Why a trial was stopped."""
+    when = "" if epoch is None else f" in epoch {epoch:g}"
+    return f"its learning curve fell behind{when}"
+
+
 def race_saving(results: Results) -> str:
     """How many trials the race took instead of how many, and why it ended."""
     race = results.race
