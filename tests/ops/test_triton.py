@@ -380,3 +380,16 @@ def test_on_the_cpu_the_kernels_run_only_in_the_interpreter(interpret, said):
         text=True,
     )
     assert said in ran.stdout, ran.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton works here")
+def test_where_triton_does_not_work_it_is_said():
+    program = "from normwise.ops import triton; print(triton.hindrance())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.startswith("Triton does not work here: ")
+    assert "RuntimeWarning: normwise runs without its GPU kernels" in ran.stderr

@@ -16,7 +16,7 @@ class Explanation:
 
     module  what was called
     x       what it was called with: shape, dtype and device
-    calls   which kernel ran, "native", "torch" or "reference", and why
+    calls   which kernel ran, "native", "triton", "torch" or "reference", and why
     """
 
     module: str

@@ -91,4 +91,4 @@ def obstacle(
         return "the statistics that are given were themselves computed"
     if kernel == "native":
         return None if library() is not None else "the kernels were not compiled"
-    return None if triton.there() else "Triton is not installed"
+    return triton.hindrance()

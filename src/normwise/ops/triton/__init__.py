@@ -22,6 +22,16 @@ def there() -> bool:
 
 
 @cache
+def hindrance() -> str | None:
+    """Why no kernel runs on this machine's GPU, in words; None if they do."""
+    if not there():
+        return "Triton is not installed"
+    from normwise.ops.triton.plan import failure
+
+    return failure()
+
+
+@cache
 def interprets() -> bool:
     """Whether kernels are interpreted, on any machine: TRITON_INTERPRET is 1."""
     if not there():

@@ -1,5 +1,6 @@
 """Plans for the GPU kernels: which are launched, in what order, with what."""
 
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -7,6 +8,7 @@ import triton
 from torch import Tensor
 
 from normwise.axes import Fitted
+from normwise.errors import one_line
 from normwise.ops.form import Form, Operand
 from normwise.ops.plan import Plan, Stored, batch_of, like
 from normwise.ops.triton import kernels, launch
@@ -23,6 +25,24 @@ def run(kernel: Any, programs: int, device: torch.device, *arguments: Any, **con
         return kernel[(programs,)](*arguments, **constants)
     with torch.cuda.device(device):
         return kernel[(programs,)](*arguments, **constants)
+
+
+def failure() -> str | None:
+    """What goes wrong with the least of kernels, in words; None if nothing does. Warns of it."""
+    if INTERPRETED:
+        return None
+    try:
+        to = torch.empty(1, device="cuda")
+        run(kernels.probe, 1, to.device, to)
+    except Exception as error:  # whatever a compiler, a driver or their absence raises
+        why = f"Triton does not work here: {one_line(error)}"
+        warnings.warn(
+            f"normwise runs without its GPU kernels, by torch's own or plain formulas: {why}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return why
+    return None
 
 
 class TritonPlan(Plan):
