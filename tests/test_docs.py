@@ -93,7 +93,7 @@ def test_every_command_on_a_page_is_one_that_can_be_given():
     given = 0
     for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
         blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-        for line in "".join(blocks).splitlines():
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["normwise"]:
                 _parser().parse_args(words[1:])
