@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from normwise.compare.comparison import Comparison, checked_candidates, compare
 from normwise.compare.ledger import disk_explained
+from normwise.compare.ranks import rank, sensitivity
 from normwise.compare.shown import check_new, figure_of, frame_of, rows_of
 from normwise.compare.task import Task
 from normwise.errors import NormError
@@ -284,10 +285,35 @@ def _gather(
         "normwise": __version__,
         "by": by,
         "comparisons": entries,
-        "ranking": None,
-        "sensitivity": None,
+        **_together(by, comparisons),
         "command": command,
         "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _together(by: str, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    """A ranking where the comparisons are tasks, sensitivities where they are values."""
+    scores = {
+        label: {
+            row["name"]: row["mean"] * (1 if one.results["metric"]["higher_is_better"] else -1)
+            for row in one.results["candidates"]
+            if row["mean"] is not None
+        }
+        for label, one in comparisons.items()
+    }
+    shared = set.intersection(*map(set, scores.values()))
+    ranking = rank(scores, True) if by == "task" and len(scores) > 1 < len(shared) else None
+    swept = by not in ("task", "run") and len(scores) > 1
+    return {
+        "ranking": ranking
+        and {
+            "mean_ranks": ranking.mean_ranks,
+            "p": ranking.p,
+            "critical_difference": ranking.critical_difference,
+            "cliques": [list(clique) for clique in ranking.cliques],
+            "pairwise": [{"pair": list(pair), "p": p} for pair, p in ranking.pairwise.items()],
+        },
+        "sensitivity": sensitivity(scores, True) if swept else None,
     }
 
 
