@@ -15,7 +15,7 @@ from types import ModuleType
 
 from normwise.recipes.outcome import Outcome
 
-NAMES = ("forecast",)
+NAMES = ("adapt", "forecast")
 
 
 def recipes() -> dict[str, ModuleType]:

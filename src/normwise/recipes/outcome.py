@@ -3,15 +3,16 @@
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from normwise.catalogue import split_candidates
 
 FIGURES = "figures.json"
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ def add_comparison_options(parser: argparse.ArgumentParser, seeds: int) -> None:
     parser.add_argument("--epochs", type=int, metavar="K", help="instead of the recipe's own")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes")
     parser.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
+
+
+def counted(items: Sequence[_Item], words: str) -> Iterator[_Item]:
+    """The items, with how many are done on the terminal, where there is one."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, words, console=console, transient=True, disable=not console.is_terminal)
 
 
 def write_figures(figures: Mapping[str, Any], folder: Path) -> Path:
