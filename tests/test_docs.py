@@ -1,5 +1,6 @@
 """Pages that are written by a script are what the script writes; code on a page runs."""
 
+import inspect
 import re
 import runpy
 import shlex
@@ -10,6 +11,7 @@ import torch
 
 import normwise as nw
 from normwise.cli import _parser
+from normwise.compare.trial import run_trial
 
 DOCS = Path(__file__).parents[1] / "docs"
 CATALOGUE = runpy.run_path(str(DOCS / "write_catalogue.py"))
@@ -99,6 +101,26 @@ def test_every_command_on_a_page_is_one_that_can_be_given():
                 _parser().parse_args(words[1:])
                 given += 1
     assert given > 10
+
+
+def test_the_code_about_tasks_runs():
+    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "docs/tasks.md", "exec"), names)
+        task = names["task"]
+        shorter = task if task.run else task.replace(epochs=1)
+        outcome = run_trial(shorter, "rms", 0)
+        assert outcome.reason is None, f"{outcome.reason}\n{block}"
+    assert len(blocks) == 8
+
+
+def test_the_page_about_tasks_names_every_option():
+    page = (DOCS / "tasks.md").read_text(encoding="utf-8")
+    technical = {"higher_is_better", "device", "threads", "name", "where"}
+    options = inspect.signature(nw.Task).parameters.keys() - technical
+    assert [option for option in options if not re.search(rf"\b{option}\b", page)] == []
 
 
 def test_the_page_names_every_finding():

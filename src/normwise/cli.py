@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--log", type=_words, default=[], metavar="A,B,…", help=f"of {', '.join(LOGGERS)}"
     )
+    run.add_argument(
+        "--compiled", action="store_true", help="time what torch.compile makes of them, too"
+    )
     run.add_argument("--fresh", action="store_true", help="forget the trials in the folder")
     run.add_argument("--json", action="store_true", help="print results.json, not the table")
     run.set_defaults(call=_compare, left="finished trials are kept, and the same command goes on")
@@ -234,6 +237,7 @@ def _compare(options: argparse.Namespace) -> None:
         address=options.address,
         gpus_per_trial=options.gpus_per_trial,
         log=options.log,
+        compiled=options.compiled,
         fresh=options.fresh,
         race=not options.grid,
         equivalent_within=options.equivalent_within,

@@ -1,17 +1,20 @@
 """Timing that a noisy machine cannot tilt: all contestants take turns, round after round."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[Name, Callable[[], object]],
     rounds: int,
     round_s: float,
     *,
     settle: Callable[[], object] = lambda: None,
-    on_turn: Callable[[str], None] | None = None,
-) -> dict[str, list[float]]:
+    on_turn: Callable[[Name], None] | None = None,
+) -> dict[Name, list[float]]:
     """Seconds for one call of each contestant, in every round.
 
     A slow moment of the machine falls on all of them: compare within a round, or by
@@ -30,7 +33,7 @@ def take_turns(
     for name, call in calls.items():
         seconds(call, 1)  # the first call pays for what is set up once
         repeats[name] = max(1, int(round_s / max(seconds(call, 1), 1e-7)))
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             if on_turn is not None:

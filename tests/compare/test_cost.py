@@ -11,6 +11,7 @@ import tiny
 from normwise.compare import cost
 from normwise.compare.cost import measure_costs
 from normwise.compare.ledger import Cost
+from normwise.recipes import vowels
 
 pytestmark = pytest.mark.usefixtures("brief_timing")
 
@@ -26,9 +27,81 @@ def task():
 def test_every_figure_is_there_and_positive(task):
     costs = measure_costs(task, ["as-is", "none", "group:2"])
     assert list(costs) == ["as-is", "none", "group:2"]
-    figures = [figure for each in costs.values() for figure in dataclasses.astuple(each)]
-    assert len(figures) == 3 * 4
-    assert min(figures) > 0
+    for each in costs.values():
+        measured = [figure for figure in dataclasses.astuple(each) if figure is not None]
+        assert len(measured) == 4
+        assert min(measured) > 0
+        assert not each.compiling_was_tried
+
+
+def compiled_costs(task, backend, monkeypatch, candidates=("none",)):
+    monkeypatch.setattr(cost, "BACKEND", backend)
+    return measure_costs(task, list(candidates), compiled=True)
+
+
+def test_compiled_models_are_timed_beside_the_others(task, monkeypatch):
+    (each,) = compiled_costs(task, "eager", monkeypatch).values()
+    assert each.train_compiled_s_per_step > 0
+    assert each.inference_compiled_us_per_sample > 0
+    assert each.not_compiled is None
+
+
+@pytest.mark.slow
+def test_more_candidates_are_compiled_than_torch_would_by_itself(task, monkeypatch):
+    graphs = []
+
+    def counting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    names = [
+        "group:1",
+        "group:2",
+        "group:4",
+        "group:8",
+        "layer",
+        "rms",
+        "instance",
+        "batch",
+        "none",
+    ]
+    compiled_costs(task, counting, monkeypatch, names)
+    assert len(graphs) == 2 * len(names)
+
+
+def broken(graph, inputs):
+    raise OSError("no compiler")
+
+
+def test_what_cannot_be_compiled_is_told(task, monkeypatch):
+    for each in compiled_costs(task, broken, monkeypatch).values():
+        assert each.train_s_per_step > 0
+        assert (each.train_compiled_s_per_step, each.inference_compiled_us_per_sample) == (
+            None,
+        ) * 2
+        assert "no compiler" in each.not_compiled
+
+
+def test_the_time_for_compiling_is_limited(task, monkeypatch):
+    monkeypatch.setattr(cost, "COMPILE_S", -1)
+    for each in compiled_costs(task, "aot_eager", monkeypatch).values():
+        assert each.not_compiled == "the -1 s for compiling were spent"
+
+
+def test_a_loop_of_ones_own_cannot_be_timed():
+    own = tiny.a_task(run=lambda model, seed, report: 0.0)
+    (each,) = measure_costs(own, ["none"], compiled=True).values()
+    assert each.not_compiled == "a loop of one's own shows no batches to time"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler warns of what is its own affair
+def test_the_vowels_are_compiled(monkeypatch):
+    """Their lengths reach norms and model."""
+    costs = compiled_costs(vowels.task(), "inductor", monkeypatch, ["as-is", "group:8"])
+    for each in costs.values():
+        assert each.not_compiled is None
+        assert each.train_compiled_s_per_step > 0
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     budget_s: float | None = None,
     max_trials: int | None = None,
     keep_models: Literal["first", "all"] = "first",
+    compiled: bool = False,
     progress: bool = True,
     command: str = "normwise.compare(...)",
 ) -> "Comparison | Study":
@@ -200,6 +201,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     max_trials  a race begins a seed only if all of it fits within so many trials
     keep_models  the trained models of the "first" seed are kept for `Comparison.model`,
                 or those of "all"
+    compiled    time every candidate as torch.compile makes it, too; that takes a minute
     progress    show what is going on, where the output is a terminal
 
     Raises
@@ -264,7 +266,7 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
         ):
             _run(task, schedule, chosen, driver, ledger, shown, logs)
             shown.say("timing the candidates side by side")
-            _keep_costs(task, names, driver, ledger)
+            _keep_costs(task, names, driver, ledger, compiled)
         ledger.write(
             "asked",
             {
@@ -394,7 +396,9 @@ def _weights_path(folder: Path, candidate: str, seed: int) -> Path:
     return folder / "models" / (f"{safe}.pt" if seed == FIRST_SEED else f"{safe}-{seed}.pt")
 
 
-def _keep_costs(task: Task, names: Sequence[str], driver: Driver, ledger: Ledger) -> None:
+def _keep_costs(
+    task: Task, names: Sequence[str], driver: Driver, ledger: Ledger, compiled: bool
+) -> None:
     """Time all candidates together where one has not been timed, of those that can run.
 
     They are timed with the weights of the first seed, whose trial must not have failed.
@@ -403,9 +407,16 @@ def _keep_costs(task: Task, names: Sequence[str], driver: Driver, ledger: Ledger
         o.candidate for o in ledger.outcomes() if o.seed == FIRST_SEED and o.score is not None
     }
     ran = [name for name in names if name in finished]
-    with driver.alone(lambda: set(ran) <= set(ledger.costs())) as anything:
+
+    def are_there() -> bool:
+        costs = ledger.costs()
+        return all(
+            name in costs and (not compiled or costs[name].compiling_was_tried) for name in ran
+        )
+
+    with driver.alone(are_there) as anything:
         if anything:
             with threads(task.threads), own_randomness(FIRST_SEED):
-                costs = measure_costs(task, ran)
+                costs = measure_costs(task, ran, compiled=compiled)
             for name, cost in costs.items():
                 ledger.add_cost(name, cost)

@@ -2,7 +2,9 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,39 +18,108 @@ from normwise.compare.task import Task
 from normwise.compare.task.batches import Batch
 from normwise.compare.training import Training, forward
 from normwise.compare.trial import candidate_model
+from normwise.errors import one_line
 from normwise.timing import take_turns
 
 FIRST_SEED = 0  # whose weights and batches are timed
 ROUNDS = 7
 ROUND_S = 0.05
+COMPILE_S = 300  # for all candidates together; what is not begun by then is left out
+BACKEND = "inductor"  # torch's own default
+
+Call = Callable[[], object]
 
 
 def measure_costs(
-    task: Task, candidates: list[str], on_progress: Callable[[str], None] | None = None
+    task: Task,
+    candidates: list[str],
+    on_progress: Callable[[str], None] | None = None,
+    *,
+    compiled: bool = False,
 ) -> dict[str, Cost]:
     """Time training and inference of every candidate on the task's own batches.
 
     Candidates take turns, round after round, so that a slow moment of the
     machine falls on all of them; the figure is the median round. A task with a
     loop of its own shows no batches: only its parameters are counted.
+
+    compiled  time the models as torch.compile makes them, too. Where it cannot, or the
+              time for it is spent, the figure is None and `Cost.not_compiled` says why
     """
     parameters = {c: _trained(candidate_model(task, c, FIRST_SEED)) for c in candidates}
     if task.run is not None:
-        return {c: Cost(parameters=parameters[c]) for c in candidates}
+        why = "a loop of one's own shows no batches to time" if compiled else None
+        return {c: Cost(parameters=parameters[c], not_compiled=why) for c in candidates}
     to_learn, to_judge = task.data(FIRST_SEED)
     epoch = to_learn.epoch(torch.Generator().manual_seed(FIRST_SEED))
     training = [batch.to(task.device) for batch in itertools.islice(epoch, task.accumulate)]
     validation = next(to_judge.epoch()).to(task.device)
-    steps = {c: _training(task, c, training) for c in candidates}
-    passes = {c: _inference(task, c, validation) for c in candidates}
+    steps = {c: _training(task, candidate_model(task, c, FIRST_SEED), training) for c in candidates}
+    passes = {
+        c: _inference(task, candidate_model(task, c, FIRST_SEED), validation) for c in candidates
+    }
     memory = {c: _peak_memory_mb(task, steps[c]) for c in candidates}
-    train_s = _side_by_side(task, steps, on_progress)
-    inference_s = _side_by_side(task, passes, on_progress)
-    samples = len(validation.y)
+    to_compile = candidates if compiled else []
+    with _as_many_graphs_as(len(to_compile)):
+        fused = _Compiled(task, to_compile, training, validation)
+        train_s = _side_by_side(task, [steps, fused.steps], on_progress)
+        inference_s = _side_by_side(task, [passes, fused.passes], on_progress)
+    per_sample = 1e6 / len(validation.y)
     return {
-        c: Cost(train_s[c], inference_s[c] / samples * 1e6, memory[c], parameters[c])
+        c: Cost(
+            train_s[0][c],
+            inference_s[0][c] * per_sample,
+            memory[c],
+            parameters[c],
+            train_s[1].get(c),
+            inference_s[1][c] * per_sample if c in fused.passes else None,
+            fused.why_not.get(c),
+        )
         for c in candidates
     }
+
+
+class _Compiled:
+    """The candidates that torch.compile could make something of, and why not the others.
+
+    Each has been called once in training and in inference, which is when it is compiled.
+    """
+
+    def __init__(
+        self, task: Task, candidates: list[str], training: list[Batch], validation: Batch
+    ) -> None:
+        self.steps: dict[str, Call] = {}
+        self.passes: dict[str, Call] = {}
+        self.why_not: dict[str, str] = {}
+        end = time.monotonic() + COMPILE_S
+        for candidate in candidates:
+            if time.monotonic() > end:
+                self.why_not[candidate] = f"the {COMPILE_S} s for compiling were spent"
+                continue
+            learning, judging = (candidate_model(task, candidate, FIRST_SEED) for _ in range(2))
+            step, run = _training(task, learning, training), _inference(task, judging, validation)
+            try:
+                learning.compile(backend=BACKEND)
+                judging.compile(backend=BACKEND)
+                step()
+                run()
+            except Exception as error:
+                self.why_not[candidate] = one_line(getattr(error, "inner_exception", error))
+            else:
+                self.steps[candidate], self.passes[candidate] = step, run
+
+
+@contextmanager
+def _as_many_graphs_as(candidates: int) -> Iterator[None]:
+    """One forward is compiled for each candidate, twice; torch would soon give up."""
+    if not candidates:
+        yield
+        return
+    import torch._dynamo.config as config
+
+    limits = {"recompile_limit": 8 + 4 * candidates, "accumulated_recompile_limit": 2**16}
+    with config.patch(limits):
+        yield
 
 
 def _trained(model: torch.nn.Module) -> int:
@@ -56,13 +127,13 @@ def _trained(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad and not lazy(p))
 
 
-def _training(task: Task, candidate: str, batches: list[Batch]) -> Callable[[], object]:
-    training = Training(task, candidate_model(task, candidate, FIRST_SEED).train())
+def _training(task: Task, model: torch.nn.Module, batches: list[Batch]) -> Call:
+    training = Training(task, model.train())
     return lambda: training.step(batches)
 
 
-def _inference(task: Task, candidate: str, batch: Batch) -> Callable[[], object]:
-    model = candidate_model(task, candidate, FIRST_SEED).eval()
+def _inference(task: Task, model: torch.nn.Module, batch: Batch) -> Call:
+    model.eval()
 
     @torch.no_grad()
     def run() -> object:
@@ -74,20 +145,30 @@ def _inference(task: Task, candidate: str, batch: Batch) -> Callable[[], object]
 
 def _side_by_side(
     task: Task,
-    calls: Mapping[str, Callable[[], object]],
+    columns: Sequence[Mapping[str, Call]],
     on_progress: Callable[[str], None] | None,
-) -> dict[str, float]:
+) -> list[dict[str, float]]:
     """Seconds for one call of each: the median over rounds in which all take turns."""
 
     def settle() -> None:
         if task.device.type == "cuda":
             torch.cuda.synchronize(task.device)
 
-    rounds = take_turns(calls, ROUNDS, ROUND_S, settle=settle, on_turn=on_progress)
-    return {name: statistics.median(seconds) for name, seconds in rounds.items()}
+    calls = {(at, name): call for at, column in enumerate(columns) for name, call in column.items()}
+    rounds = take_turns(
+        calls,
+        ROUNDS,
+        ROUND_S,
+        settle=settle,
+        on_turn=None if on_progress is None else lambda turn: on_progress(turn[1]),
+    )
+    return [
+        {name: statistics.median(rounds[at, name]) for name in column}
+        for at, column in enumerate(columns)
+    ]
 
 
-def _peak_memory_mb(task: Task, step: Callable[[], object]) -> float:
+def _peak_memory_mb(task: Task, step: Call) -> float:
     """The most memory that the tensors of one training step take up at a time, in megabytes."""
     step()  # the optimizer's state is there from now on
     if task.device.type == "cuda":

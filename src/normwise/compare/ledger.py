@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS trials (
 CREATE TABLE IF NOT EXISTS costs (
     candidate TEXT PRIMARY KEY, train_s_per_step REAL, inference_us_per_sample REAL,
     peak_memory_mb REAL, parameters INTEGER,
-    train_compiled_s_per_step REAL, inference_compiled_us_per_sample REAL
+    train_compiled_s_per_step REAL, inference_compiled_us_per_sample REAL, not_compiled TEXT
 );
 CREATE TABLE IF NOT EXISTS drivers (
     id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, heard_of REAL NOT NULL
@@ -76,12 +76,23 @@ class Cost:
     peak_memory_mb           megabytes (1e6) that a training step has in use at most,
                              beside the model and the optimizer's state
     parameters               how many numbers are trained
+    train_compiled_s_per_step, inference_compiled_us_per_sample  the same of the model as
+                             torch.compile makes it, where that was asked for
+    not_compiled             why there are no such figures, where they were asked for
     """
 
     train_s_per_step: float | None = None
     inference_us_per_sample: float | None = None
     peak_memory_mb: float | None = None
     parameters: int | None = None
+    train_compiled_s_per_step: float | None = None
+    inference_compiled_us_per_sample: float | None = None
+    not_compiled: str | None = None
+
+    @property
+    def compiling_was_tried(self) -> bool:
+        """Whether there are figures of the compiled model, or it is known why not."""
+        return self.train_compiled_s_per_step is not None or self.not_compiled is not None
 
 
 class Ledger:
