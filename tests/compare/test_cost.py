@@ -46,6 +46,22 @@ def test_compiled_models_are_timed_beside_the_others(task, monkeypatch):
     assert each.not_compiled is None
 
 
+class Counting(tiny.Net):
+    """Knows how often it was called, which a graph of it then depends on."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * len(range(self.calls))
+
+
+def test_what_is_compiled_at_every_call_is_not_timed(monkeypatch):
+    counting = tiny.a_task(model=Counting)
+    (each,) = compiled_costs(counting, "eager", monkeypatch).values()
+    assert each.not_compiled == "torch.compile compiles it anew at every call"
+
+
 @pytest.mark.slow
 def test_more_candidates_are_compiled_than_torch_would_by_itself(task, monkeypatch):
     graphs = []

@@ -101,12 +101,23 @@ class _Compiled:
             try:
                 learning.compile(backend=BACKEND)
                 judging.compile(backend=BACKEND)
-                step()
-                run()
+                graphs = [_graphs_after(step, run) for _ in range(3)]
             except Exception as error:
                 self.why_not[candidate] = one_line(getattr(error, "inner_exception", error))
+                continue
+            if graphs[-1] > graphs[-2]:  # the second call may still learn that a size varies
+                self.why_not[candidate] = "torch.compile compiles it anew at every call"
             else:
                 self.steps[candidate], self.passes[candidate] = step, run
+
+
+def _graphs_after(*calls: Call) -> int:
+    """How many graphs torch has compiled, once these have been called."""
+    from torch._dynamo.utils import counters
+
+    for call in calls:
+        call()
+    return counters["stats"]["unique_graphs"]
 
 
 @contextmanager

@@ -107,7 +107,8 @@ def forward(model: torch.nn.Module, batch: Batch) -> Any:
     if batch.lengths is None:
         return model(batch.x)
     takes_lengths = "lengths" in inspect.signature(model.forward).parameters
-    with padding(batch.lengths):
+    compiled = model._compiled_call_impl is not None  # and would be anew, for hooks that find T out
+    with padding(batch.lengths, size=batch.x.shape[-1] if compiled else None):
         return model(batch.x, lengths=batch.lengths) if takes_lengths else model(batch.x)
 
 
