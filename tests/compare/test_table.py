@@ -104,3 +104,11 @@ def test_one_seed_shows_no_interval():
     lines = render_table(alone).splitlines()
     assert lines[1].split()[:3] == ["rms", "1.1500", "+0.2500"]
     assert lines[2].split()[:3] == ["as-is", "0.9000", "baseline"]
+
+
+def test_an_interval_that_says_nothing_takes_no_room():
+    span = {"mean": -0.01, "interval": [-98785787.2, 98785787.2], "p_adjusted": 0.8}
+    row = a_candidate("rms", "undecided", -0.01, difference=span)
+    text = render_table(the_results(a_candidate("as-is", "baseline", 0.0), row))
+    assert "hardly known" in text
+    assert "98785787" not in text

@@ -99,6 +99,8 @@ def _difference(row: Mapping[str, Any], places: int) -> str:
     if difference["interval"] is None:
         return f"{difference['mean']:+.{places}f}"
     low, high = difference["interval"]
+    if words.hardly_known(low, high, places):
+        return "hardly known"
     return f"{low:+.{places}f} to {high:+.{places}f}"
 
 

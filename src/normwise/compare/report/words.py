@@ -35,7 +35,14 @@ def interval(estimate: Estimate, decimals: int, *, signed: bool = False) -> str:
     """The interval as "0.981 to 0.990", or nothing where there is none."""
     if estimate.interval is None:
         return ""
+    if hardly_known(*estimate.interval, decimals):
+        return "hardly known"
     return " to ".join(fixed(end, decimals, signed=signed) for end in estimate.interval)
+
+
+def hardly_known(low: float, high: float, decimals: int) -> bool:
+    """Whether an interval is so wide, as after two seeds, that its digits only take up room."""
+    return high - low > 1e6 * 10.0**-decimals
 
 
 def listing(items: Sequence[str]) -> str:
