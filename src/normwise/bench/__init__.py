@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normwise.bench.cases import Case, chosen
-from normwise.bench.memory import memory_cases, peaks
+from normwise.bench.memory import keep_freed_memory, memory_cases, peaks
 from normwise.bench.turns import compile_beforehand, contest
 from normwise.machine import busy_cores, stamp
 
@@ -25,6 +25,7 @@ def measure(
     on_progress  is told what is done, how many of it are behind, and of how many
     """
     busy = busy_cores()
+    keep_freed_memory()
     workers = min(os.cpu_count() or 1, _COMPILERS)
     for i, _ in enumerate(compile_beforehand(cases, workers)):
         on_progress("compiling torch.nn", i + 1, len(cases))

@@ -1,9 +1,13 @@
-"""Peak memory of a training step: how far a fresh process grows, ours beside torch's.
+"""Memory: kept for all while they are timed, and its peak in a training step.
+
+The peak is how far a fresh process grows, ours beside torch's.
 
 A process's resident memory counts everything, also what a kernel takes for itself
 without asking torch. Linux tells its peak; elsewhere nothing is measured.
 """
 
+import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +23,20 @@ from normwise.bench.cases import KINDS, Case, grid
 from normwise.bench.turns import OURS, TORCH
 
 _PROGRAM = "import sys; from normwise.bench.memory import print_peak; print_peak(*sys.argv[1:])"
+_TRIM_THRESHOLD, _MAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _STATUS, _FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed: else it hands pages back and asks for them again.
+
+    Which call then pays for pages is chance, and a page costs as much as a thousand elements.
+    Tensors of 32 MB and more are mapped anew all the same, by all contestants alike.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_MAP_THRESHOLD, 32 << 20)
 
 
 def memory_cases() -> list[Case]:

@@ -12,7 +12,7 @@ namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 TILE = 1 << 19;   // bytes of x that stay in a core's second cache
 constexpr i64 NARROW = 512, WIDE = 1024;  // columns of a tile
-constexpr int ROWS = 4;       // that are worked on at a time: what belongs to columns is read once
+constexpr int ROWS = 8;       // that are worked on at a time: what belongs to columns is read once
 constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
 constexpr i64 FEW = 8;        // rows whose mean the others are measured from
 
@@ -143,17 +143,33 @@ template <class S> class Columns {
         tile.size = least(width, all - tile.begin);
         std::memset(static_cast<double*>(sums), 0, 3 * apart * sizeof(double));
         std::memset(tile.shift, 0, apart * sizeof(R));  // the mean where nothing is real
-        for (i64 i = 0; i < tile.size; ++i) {
-          const i64 k = (tile.begin + i) / form.Q, q = (tile.begin + i) % form.Q;
+        each_column(tile, [&](i64 i, i64 k, i64 q) {
           if (mask) tile.masks[i] = k * form.mask.k + q * form.mask.q;
           const bool here = !by_row && affine.weight;
-          const i64 at = form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
+          const i64 at = weight_at(tile, k, q);
           tile.weight[i] = here ? affine.weight[at] : R(1);
           tile.bias[i] = here ? affine.bias[at] : R(0);
-        }
+        });
         f(tile, rows);
       }
     }
+  }
+
+  // f(i, k, q) for every column i of a tile, which begins with a statistic; without a division.
+  template <class F> void each_column(const Tile& tile, F f) const {
+    const i64 first = tile.begin / form.Q;
+    if (form.Q == 1) {
+      for (i64 i = 0; i < tile.size; ++i) f(i, first + i, 0);
+      return;
+    }
+    for (i64 i = 0, k = first; i < tile.size; ++k)
+      for (i64 q = 0; q < form.Q; ++q, ++i) f(i, k, q);
+  }
+  i64 weight_at(const Tile& tile, i64 k, i64 q) const {
+    return form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
+  }
+  i64 statistic(const Tile& tile, i64 k) const {
+    return tile.o * form.statistic_o + k * form.statistic_k;
   }
 
   // f for all rows, ROWS at a time. They lie apart, each on a page of its own if it can be, as
@@ -373,13 +389,15 @@ template <class S> class Columns {
       rate[i] = R(own.variance());
     }
     if (moments && (alone || thread_number() == 0)) {
-      for (i64 i = 0; i < tile.size; i += form.Q) {
-        R* to = moments + statistic(tile, i);
-        to[0] = high[i];
-        to[form.statistics] = low[i];
-        to[2 * form.statistics] = rate[i];
-        if (mask) to[3 * form.statistics] = R(count[i]);
-      }
+      each_column(tile, [&](i64 i, i64 k, i64 q) {
+        if (q == 0) {
+          R* to = moments + statistic(tile, k);
+          to[0] = high[i];
+          to[form.statistics] = low[i];
+          to[2 * form.statistics] = rate[i];
+          if (mask) to[3 * form.statistics] = R(count[i]);
+        }
+      });
     }
     take_root(tile);
   }
@@ -389,13 +407,13 @@ template <class S> class Columns {
   void recall_tile(Tile& tile, const Call& call, const void* moments) const {
     const R* from = static_cast<const R*>(moments);
     const R *mean = static_cast<const R*>(call.mean), *var = static_cast<const R*>(call.var);
-    for (i64 i = 0; i < tile.size; ++i) {
-      const i64 s = statistic(tile, i);
+    each_column(tile, [&](i64 i, i64 k, i64) {
+      const i64 s = statistic(tile, k);
       tile.high[i] = !form.given ? from[s] : mean ? mean[s] : R(0);
       tile.low[i] = form.given ? R(0) : from[form.statistics + s];
       tile.rate[i] = form.given ? var[s] : from[2 * form.statistics + s];
       if (mask && !form.given) tile.count[i] = from[3 * form.statistics + s];
-    }
+    });
     take_root(tile);
   }
 
@@ -409,10 +427,6 @@ template <class S> class Columns {
       rate[i] = reciprocal_root(rate[i], eps);
       scale[i] = rate[i] * weight[i];
     }
-  }
-
-  i64 statistic(const Tile& tile, i64 i) const {
-    return tile.o * form.statistic_o + (tile.begin + i) / form.Q * form.statistic_k;
   }
 
   // Weight and bias of rows, 1 and 0 where they belong to columns.
@@ -558,12 +572,11 @@ template <class S> class Columns {
   void column_gradients(const Tile& tile, const AffineGradient<R>& gradient) const {
     double* dw = gradient.weight(thread_number());
     double* db = gradient.bias(thread_number());
-    for (i64 i = 0; i < tile.size; ++i) {
-      const i64 k = (tile.begin + i) / form.Q, q = (tile.begin + i) % form.Q;
-      const i64 at = form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
+    each_column(tile, [&](i64 i, i64 k, i64 q) {
+      const i64 at = weight_at(tile, k, q);
       dw[at] += tile.second[i];
       db[at] += tile.first[i];
-    }
+    });
   }
 
   // From sums to what `descend` subtracts: their means, with the factors of dx in them.

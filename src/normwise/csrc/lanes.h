@@ -37,12 +37,13 @@ template <class T, int M> struct Several {
   const T& operator[](int m) const { return all[m]; }
 };
 
-// What lies at an index: one element, or a register full.
+// What lies at an index: one element, or a register full. `fetch` has it come nearer.
 template <class R> struct One {
   using Value = R;
   i64 i;
   Value operator()(const R* p) const { return p[i]; }
   void put(R* p, Value v) const { p[i] = v; }
+  void fetch(const R*) const {}
 };
 template <class R> struct Full {
   using Value = typename Lanes<R>::Vector;
@@ -53,6 +54,11 @@ template <class R> struct Full {
     return v;
   }
   void put(R* p, Value v) const { std::memcpy(p + i, &v, sizeof(v)); }
+#ifdef __GNUC__
+  void fetch(const R* p) const { __builtin_prefetch(p + i, 0, 2); }
+#else
+  void fetch(const R*) const {}
+#endif
 };
 
 #ifdef __GNUC__

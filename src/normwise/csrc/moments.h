@@ -17,10 +17,13 @@ template <class R> NORMWISE_INLINE R sum(const R* x, i64 n) {
 
 template <class R> struct Pair { R first, second; };
 
-// The sums of x - m and of its squares, of all elements or of those where `real` is 1.
+// The sums of x - m and of its squares, of all elements or of those where `real` is 1. What
+// follows x is read next, most often, and comes nearer meanwhile: machines see to that themselves
+// along a page of memory, and a block is as long as a page.
 template <class R> NORMWISE_INLINE Pair<R> deviations(const R* x, i64 n, R m) {
   R sums[2];
   reduce(n, sums, [=](auto at, auto* terms) {
+    at.fetch(x + n);
     const auto d = at(x) - m;
     terms[0] = d;
     terms[1] = d * d;

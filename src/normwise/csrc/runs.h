@@ -142,7 +142,7 @@ template <class S> class Runs {
 
   // f(o, k, n, buffers) for all statistics, n from k on at a time, each by one thread alone.
   template <class F> void each_strip(F f) {
-    const i64 most = 4 * BLOCK / elements_each() + 1;  // so that x stays in the first cache
+    const i64 most = BLOCK / elements_each();  // so that x stays in the first cache
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       Buffers buffers;
