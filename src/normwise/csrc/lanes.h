@@ -127,6 +127,20 @@ template <class R, class F> NORMWISE_INLINE void walk(i64 n, F f) {
   for (; i < n; ++i) f(One<R>{i});
 }
 
+// The same where f may see an index twice, as it reads nothing that it writes: the last register
+// full lies over the one before.
+template <class R, class F> NORMWISE_INLINE void map(i64 n, F f) {
+#ifdef __GNUC__
+  constexpr i64 N = sizeof(typename Lanes<R>::Vector) / sizeof(R);
+  if (n >= N) {
+    for (i64 i = 0; i + N <= n; i += N) f(Full<R>{i});
+    if (n % N) f(Full<R>{n - N});
+    return;
+  }
+#endif
+  for (i64 i = 0; i < n; ++i) f(One<R>{i});
+}
+
 // The same, and the sums of K terms on the way: those of many, each a chain of its own.
 template <int K, class R, class F> NORMWISE_INLINE void walk(i64 n, R (&sums)[K], F f) {
   for (int k = 0; k < K; ++k) sums[k] = R(0);

@@ -286,7 +286,7 @@ template <class S> class Runs {
   NORMWISE_INLINE void standardise(Block b, Read<M> v, const Statistics<M>& by, Written<M> z, Buffers& buffers) const {
     if (affine.weight && form.weight.q) {
       const R *weight = affine.weight + at_weight(b, 0), *bias = affine.bias + at_weight(b, 0);
-      walk<R>(b.n, [=](auto at) {
+      map<R>(b.n, [=](auto at) {
         const auto w = at(weight), c = at(bias);
         for (int m = 0; m < M; ++m)
           at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * by[m].rate * w + c);
@@ -298,7 +298,7 @@ template <class S> class Runs {
         scale[m] = affine.weight ? by[m].rate * affine.weight[at] : by[m].rate;
         bias[m] = affine.weight ? affine.bias[at] : R(0);
       }
-      walk<R>(b.n, [=](auto at) {
+      map<R>(b.n, [=](auto at) {
         for (int m = 0; m < M; ++m)
           at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * scale[m] + bias[m]);
       });
@@ -377,7 +377,7 @@ template <class S> class Runs {
         });
       }
     } else {
-      walk(b.n, s, [=](auto at, auto* terms) {
+      reduce(b.n, s, [=](auto at, auto* terms) {
         for (int m = 0; m < M; ++m) {
           terms[m] = at(g[m]);
           terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
@@ -433,7 +433,7 @@ template <class S> class Runs {
                            ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
       });
     } else {
-      walk<R>(b.n, [=](auto at) {
+      map<R>(b.n, [=](auto at) {
         for (int m = 0; m < M; ++m)
           at.put(d[m], at(g[m]) * scale[m] - c0[m] -
                            ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
