@@ -320,6 +320,10 @@ def _show_comparison(comparison: Comparison, console: "Console") -> None:
     for row in results["candidates"]:
         for failure in row["failed"]:
             console.print(Text(f"{row['name']}, seed {failure['seed']}: {failure['reason']}"))
+        for retried in row["retried"]:
+            if str(retried["seed"]) in row["scores"]:
+                why = "; ".join(retried["why"])
+                console.print(Text(f"{row['name']}, seed {retried['seed']}: tried again, {why}"))
 
 
 def _show_study(study: Study, console: "Console") -> None:

@@ -148,13 +148,22 @@ def test_a_trial_is_tried_again_where_its_worker_is_lost(begin, tmp_path, uninte
     process = begin(2, "--trial-timeout", 5, "--json", FAULTS=faults)
     printed, complaints = process.communicate(timeout=command.PATIENCE_S)
     assert (process.returncode, complaints) == (0, "")
-    assert figures(json.loads(printed)) == figures(uninterrupted)
+    results = json.loads(printed)
+    assert figures(results) == figures(uninterrupted)
     with Ledger(tmp_path / "run") as ledger:
         lost = {f"{o.candidate} with seed {o.seed}": o.lost for o in ledger.outcomes() if o.lost}
     assert lost == {
         "none with seed 0": ["the worker was killed by SIGKILL, perhaps for want of memory"],
         "rms with seed 1": ["timed out after 5 s"],
     }
+    retried = {
+        f"{row['name']} with seed {retried['seed']}": retried["why"]
+        for row in results["candidates"]
+        for retried in row["retried"]
+    }
+    assert retried == lost
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(why in page for (why,) in lost.values())
     assert len(begun(tmp_path)) == TRIALS + 2
 
 

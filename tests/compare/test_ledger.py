@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -343,3 +344,13 @@ def test_the_file_can_be_read_by_hand(ledger):
         assert [(*row[:4], json.loads(row[4])) for row in rows] == [
             (o.candidate, o.seed, o.score, o.reason, o.curve) for o in OUTCOMES
         ]
+
+
+def test_the_page_about_the_ledger_has_every_table_and_column(ledger):
+    page = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8")
+    tables = ledger.read_rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+    for (table,) in tables:
+        assert f"\n| `{table}` |" in page
+        for _, column, *_ in ledger.read_rows(f"PRAGMA table_info({table})"):
+            assert f"`{column}`" in page, f"{table}.{column}"
+    assert f"now {ledger.read_rows('PRAGMA user_version')[0][0]}." in page

@@ -129,6 +129,14 @@ def test_what_others_run_is_left_to_them(ledger, share, other):
     assert heard == [ended(RMS)]
 
 
+def test_what_came_while_the_schedule_was_made_is_heard(ledger, share):
+    shared, heard = share  # neither knows of any outcome
+    for trial in (RMS, NONE):
+        ledger.add(ended(trial))
+    assert shared.next() is None
+    assert heard == [ended(RMS), ended(NONE)]
+
+
 def test_what_others_finished_first_is_not_begun(ledger, share):
     shared, heard = share
     ledger.add(ended(NONE))

@@ -238,12 +238,13 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
         shutil.rmtree(folder / "models", ignore_errors=True)
     with Ledger(folder) as ledger:
         ledger.claim(fingerprint)
+        done = ledger.outcomes()
         kept = None if keep_models == "all" else FIRST_SEED
         schedule: Grid | Race
         if race:
             schedule = Race(
                 history(
-                    ledger.outcomes(),
+                    done,
                     names,
                     AS_IS,
                     task.higher_is_better,
@@ -255,16 +256,16 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
                 max_trials=max_trials,
             )
         else:
-            schedule = Grid(names, seeds, ledger.outcomes(), keep_weights=kept)
+            schedule = Grid(names, seeds, done, keep_weights=kept)
         plan = plan_of(task, names, seeds)
         ledger.write("plan", plan)
         logs = Logs(log, Run(plan["name"], task.settings(), task.metric_name, folder), ledger)
         with (
             answering_interrupts(),
             Driver(ledger) as driver,
-            Progress(plan, ledger.outcomes(), enabled=progress) as shown,
+            Progress(plan, done, enabled=progress) as shown,
         ):
-            _run(task, schedule, chosen, driver, ledger, shown, logs)
+            run_schedule(task, schedule, chosen, driver, ledger, done, shown, logs)
             shown.say("timing the candidates side by side")
             _keep_costs(task, names, driver, ledger, compiled)
         ledger.write(
@@ -293,17 +294,21 @@ def compare(  # type: ignore[misc]  # **options above are the ones named here
     return comparison
 
 
-def _run(
+def run_schedule(
     task: Task,
     schedule: Schedule,
     engine: Engine,
     driver: Driver,
     ledger: Ledger,
+    done: Sequence[Outcome],
     shown: Progress,
     logs: Logs,
 ) -> None:
-    """Run a schedule's trials, those aside that other drivers of the ledger run."""
-    shared = Shared(schedule, ledger, driver, ledger.outcomes(), shown.add)
+    """Run a schedule's trials, those aside that other drivers of the ledger run.
+
+    done  what the schedule knew of the ledger when it was made
+    """
+    shared = Shared(schedule, ledger, driver, done, shown.add)
 
     def watch(trial: Trial, epochs: int) -> None:
         shown.watch(trial, epochs)

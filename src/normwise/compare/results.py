@@ -154,6 +154,7 @@ def _scored(mine: Sequence[Outcome]) -> dict[str, Any]:
             for o in mine
             if o.score is None and o.kind != "stopped"
         ],
+        "retried": [{"seed": o.seed, "why": o.lost} for o in mine if o.lost],
         "curves": {str(o.seed): o.curve for o in mine},
         "seconds": sum(o.seconds for o in mine),
     }

@@ -112,14 +112,20 @@ def _history(results: Results) -> list[dict[str, Any]]:
 
 
 def _lost(results: Results) -> list[tuple[str, str, str, str]]:
-    """Trials that failed, and those stopped for their learning curve."""
+    """Trials that failed, were stopped for their learning curve, or lost a worker."""
     failed = [(c.name, f.seed, "failed", f.reason) for c in results.candidates for f in c.failures]
     stopped = [
         (c.name, seed, "stopped", words.stop_reason(epoch))
         for c in results.candidates
         for seed, epoch in c.stopped.items()
     ]
-    return failed + stopped
+    retried = [
+        (c.name, seed, "tried again", "; ".join(why))
+        for c in results.candidates
+        for seed, why in c.retried.items()
+        if seed in c.scores
+    ]
+    return failed + stopped + retried
 
 
 def _shown_costs(results: Results) -> list[Cost]:

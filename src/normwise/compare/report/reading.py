@@ -131,6 +131,7 @@ class Candidate:
     stopped: dict[str, float | None]
     costs: dict[str, float]
     failures: tuple[Failure, ...]
+    retried: dict[str, tuple[str, ...]]
     changes: tuple[str, ...]
     curves: dict[str, dict[str, dict[float, float]]]
 
@@ -264,6 +265,7 @@ def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
             if entry.get(key) is not None
         },
         failures=tuple(Failure(str(f["seed"]), f["reason"]) for f in entry.get("failed") or ()),
+        retried={str(r["seed"]): tuple(r["why"]) for r in entry.get("retried") or ()},
         changes=tuple(entry.get("changes") or ()),
         curves={q: _curves(entry.get("curves") or {}, q) for q in ("score", "loss")},
     )
