@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ class Comparison(ShownComparison):
         from normwise.compare.report import write_report
 
         text = json.dumps(self.results, indent=2, allow_nan=False)
-        part = self.folder / "results.json.part"
+        part = self.folder / f"results.json.{os.getpid()}.part"  # another driver may write, too
         with disk_explained(self.folder):
             part.write_text(text + "\n", encoding="utf-8")
             part.replace(self.folder / "results.json")
@@ -388,7 +389,7 @@ def _keep_weights(folder: Path, outcome: Outcome) -> None:
         path.parent.mkdir(exist_ok=True)
         content = io.BytesIO()
         torch.save(outcome.weights, content)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         with disk_explained(folder):
             part.write_bytes(content.getbuffer())
             part.replace(path)
