@@ -33,7 +33,9 @@ from forms import (
 )
 from normwise import reference
 from normwise.axes import SCHEMES, Scheme, parse
-from normwise.ops import dispatch, native
+from normwise.errors import NormError
+from normwise.layers import GroupNorm
+from normwise.ops import dispatch, native, watch
 from normwise.ops.library import packed
 from normwise.ops.plan import Formula
 from normwise.reference import ACTIVATIONS, Moments
@@ -52,7 +54,7 @@ def threads(request, monkeypatch):
 
 
 def natively(case: Case, inputs: Inputs, **options: Any) -> Outcome:
-    with dispatch.watch() as calls:
+    with watch() as calls:
         found = outcome(dispatch.normalize, case, inputs, **options)
     assert [call.kernel for call in calls] == ["native"], calls
     return found
@@ -360,7 +362,7 @@ OBSTACLES = [
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 def test_an_obstacle_leads_to_the_formula(run, expected, reason):
     x = PLAIN.x()
-    with dispatch.watch() as calls:
+    with watch() as calls:
         found = run(x)
     assert calls
     assert all(c.kernel == "reference" and reason in c.reason for c in calls), calls
@@ -370,7 +372,7 @@ def test_an_obstacle_leads_to_the_formula(run, expected, reason):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
 def test_dual_numbers_lead_to_the_formula():
     x, tangent = PLAIN.x(torch.float64), PLAIN.draw(7)
-    with torch.autograd.forward_ad.dual_level(), dispatch.watch() as calls:
+    with torch.autograd.forward_ad.dual_level(), watch() as calls:
         y = call(torch.autograd.forward_ad.make_dual(x, tangent))[0]
         found = torch.autograd.forward_ad.unpack_dual(y).tangent
     assert [c.reason for c in calls] == ["forward-mode differentiation is at work"]
@@ -379,7 +381,7 @@ def test_dual_numbers_lead_to_the_formula():
 
 
 def test_tensors_without_numbers_have_results_of_the_right_sizes():
-    with dispatch.watch() as calls:
+    with watch() as calls:
         on_meta = call(PLAIN.x().to("meta"))[0]
         with FakeTensorMode() as mode:
             fake = call(mode.from_tensor(PLAIN.x()))[0]
@@ -390,9 +392,69 @@ def test_tensors_without_numbers_have_results_of_the_right_sizes():
     assert on_meta.shape == fake.shape == PLAIN.shape
 
 
+UNFIT: dict[str, dict[str, Tensor]] = {
+    "the weight has 3 elements": {"weight": torch.ones(3)},
+    "the bias has 5 elements": {"bias": torch.ones(5)},
+    "the mask is short": {"mask": torch.ones(3, 1, 49, dtype=torch.bool)},
+    "the mask is of numbers": {"mask": torch.ones(2, 1, 50)},
+    "the residual is short": {"residual": torch.ones(3, 4, 49)},
+    "the statistics are of 3 channels": {"mean": torch.zeros(3, 3, 1), "var": torch.ones(3, 3, 1)},
+    "the mean is of 9 channels": {"mean": torch.zeros(1, 9, 1), "var": torch.ones(3, 4, 1)},
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_does_not_fit_x_is_never_read(fault):
+    given = {name: t for name, t in UNFIT[fault].items() if name in ("mean", "var")}
+    rest: dict[str, Any] = {name: t for name, t in UNFIT[fault].items() if name not in given}
+    if given:
+        rest["given"] = Moments(given["mean"], torch.zeros(()), given["var"], 0, kept=True)
+    with watch() as calls, pytest.raises(RuntimeError, match=r"size|shape|boolean"):
+        call(PLAIN.x(), **rest)
+    assert [c.kernel for c in calls] == ["reference"]
+    with pytest.raises(RuntimeError, match=r"size|shape|boolean"):
+        torch.ops.normwise.normalize(*operator(PLAIN, {"x": PLAIN.x(), **UNFIT[fault]}))
+
+
+def test_memory_that_overlaps_is_read_as_any_other():
+    x = torch.arange(60.0).sin().as_strided((3, 4, 20), (7, 3, 1)).requires_grad_()
+    with watch() as calls:
+        y = call(x)[0]
+    assert [c.kernel for c in calls] == ["native"]
+    truth, gradient = formula(x)[0], PLAIN.draw(1, (3, 4, 20)).float()
+    assert_close(y, truth)
+    found, true = (torch.autograd.grad(t, x, gradient)[0] for t in (y, truth))
+    assert_close(found, true, backward=True)
+
+
+NO_FLOATING: dict[str, Callable[[], Any]] = {
+    "whole numbers": lambda: torch.ones(3, 4, 50, dtype=torch.int32),
+    "complex": lambda: torch.ones(3, 4, 50, dtype=torch.complex64),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3, 4, 50), 0.1, 0, torch.quint8),
+    "no tensor": lambda: "a word",
+}
+
+
+@pytest.mark.parametrize("what", NO_FLOATING)
+@pytest.mark.filterwarnings("ignore:.*quantize_per_tensor:UserWarning")  # torch's own
+def test_what_is_no_floating_tensor_is_refused(what):
+    with watch() as calls, pytest.raises(NormError, match="takes a floating tensor, received"):
+        GroupNorm(2, 4)(NO_FLOATING[what]())
+    assert not calls
+
+
+def test_a_sparse_tensor_never_reaches_the_kernels():
+    x = torch.ones(3, 4, 50).to_sparse()
+    with watch() as calls, pytest.raises((RuntimeError, NotImplementedError)):
+        GroupNorm(2, 4)(x)  # torch's own words: sparse tensors have no such sum
+    assert [(c.kernel, c.reason) for c in calls] == [
+        ("reference", "x is torch.sparse_coo, torch.float32")
+    ]
+
+
 def test_dimensions_that_alternate_too_often_lead_to_the_formula():
     inputs = inputs_of(ALTERNATING, torch.float32)
-    with dispatch.watch() as calls:
+    with watch() as calls:
         found = outcome(dispatch.normalize, ALTERNATING, inputs)
     assert [c.reason for c in calls] == ["kept and averaged dimensions alternate too often"]
     assert_same(found, outcome(reference.normalize, ALTERNATING, in_float64(inputs)))
@@ -404,7 +466,7 @@ def test_without_the_module_the_formula_runs_and_it_is_said_once(monkeypatch):
     try:
         with pytest.warns(RuntimeWarning, match="runs without its CPU kernels") as said:
             first = call(PLAIN.x())[0]
-        with dispatch.watch() as calls:
+        with watch() as calls:
             second = call(PLAIN.x())[0]  # a second warning would be an error
     finally:
         native.library.cache_clear()
@@ -417,9 +479,9 @@ def test_without_the_module_the_formula_runs_and_it_is_said_once(monkeypatch):
 PROGRAM = """
 import torch
 from normwise.axes import SCHEMES
-from normwise.ops import dispatch
+from normwise.ops import dispatch, watch
 x = torch.arange(24.).reshape(2, 3, 4)
-with dispatch.watch() as calls:
+with watch() as calls:
     dispatch.normalize(x, SCHEMES["instance"], keeps=False)
 print(calls[0].kernel, "|", calls[0].reason)
 """

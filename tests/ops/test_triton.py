@@ -33,7 +33,7 @@ from forms import (
 )
 from normwise import reference
 from normwise.axes import SCHEMES
-from normwise.ops import choice, dispatch
+from normwise.ops import choice, dispatch, watch
 from normwise.reference import ACTIVATIONS, Moments
 from normwise.running import Remembered, Running
 from tolerances import assert_close
@@ -66,7 +66,7 @@ def split(monkeypatch):
 
 def by_triton(case: Case, inputs: Inputs, **options: Any) -> Outcome:
     inputs = {name: t.to(DEVICE) for name, t in inputs.items()}
-    with dispatch.watch() as calls:
+    with watch() as calls:
         found = outcome(dispatch.normalize, case, inputs, **options)
     assert [call.kernel for call in calls] == ["triton"], calls
     moments = (t.cpu() if isinstance(t, torch.Tensor) else t for t in found.moments)
@@ -357,9 +357,9 @@ def test_what_is_said_of_a_call(split):
 PROGRAM = """
 import torch
 from normwise.axes import SCHEMES
-from normwise.ops import dispatch
+from normwise.ops import dispatch, watch
 x = torch.arange(24.).reshape(2, 3, 4)
-with dispatch.watch() as calls:
+with watch() as calls:
     dispatch.normalize(x, SCHEMES["instance"], keeps=False)
 print(calls[0].kernel, "|", calls[0].reason)
 """

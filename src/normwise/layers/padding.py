@@ -164,6 +164,11 @@ def _following(padded: _Padding) -> tuple[RemovableHandle, ...]:
     return register_module_forward_pre_hook(find_size), register_module_forward_hook(follow)
 
 
+def is_padding() -> bool:
+    """Whether a `padding` block is around this call."""
+    return _in_force.padded is not None
+
+
 def lengths_at(size: int) -> Tensor:
     """The lengths in force in a `padding` block, in `size` positions behind strides and pooling."""
     assert _in_force.padded is not None  # for callers inside a block

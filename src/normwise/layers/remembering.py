@@ -98,6 +98,10 @@ class Remembering(WideStatistics):
         own = measured(x, self.scheme, mask=mask, sizes=self.part_sizes())
         return policy.infer(remembered, own, fitted)
 
+    def given_from_buffers(self) -> bool:
+        blends = self._policy().inference == "blend"
+        return type(self).given is Remembering.given and not blends
+
     @property
     def remembers(self) -> bool:
         return self.training and self.track_running_stats and self.running_var is not None

@@ -6,7 +6,9 @@ torch in `library`), what torch itself has (`stock`), or the formula. `dispatch`
 and functions call.
 """
 
-from normwise.ops.dispatch import Call, normalize, remember, watch
+from normwise.ops.again import again, forget, known_of
+from normwise.ops.dispatch import normalize, remember
 from normwise.ops.plan import Stored
+from normwise.ops.watching import Call, watch
 
-__all__ = ["Call", "Stored", "normalize", "remember", "watch"]
+__all__ = ["Call", "Stored", "again", "forget", "known_of", "normalize", "remember", "watch"]

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from normwise.errors import NormError
 from normwise.ops import triton
 from normwise.ops.native import NUMBERS, NativePlan, library
-from normwise.ops.plan import Plan
+from normwise.ops.plan import Plan, broadcasts
 from normwise.reference import Moments
 
 Kernel = Literal["native", "triton", "torch", "reference"]
@@ -35,7 +35,20 @@ def _forced() -> Kernel | None:
 
 
 FORCED = _forced()
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def between() -> str | None:
+    """What stands between any tensor and its memory now, in words; None if nothing does."""
+    if torch._C._len_torch_dispatch_stack():
+        return "a mode wants to see each operation"
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a transform of torch.func is at work"
+    if forward_ad._current_level >= 0:
+        return "forward-mode differentiation is at work"
+    if torch._C._get_tracing_state() is not None:
+        return "the call is traced"
+    return None
 
 
 def kernels_for(x: Tensor) -> Kernel:
@@ -61,8 +74,11 @@ def obstacle(
 
     They are handed addresses, so nothing may stand between a tensor and its memory.
     """
-    if type(x) not in _PLAIN or torch._C._len_torch_dispatch_stack():
-        return f"{type(x).__name__} is not a plain tensor, or a mode wants to see each operation"
+    if type(x) not in PLAIN:
+        return f"{type(x).__name__} is not a plain tensor"
+    hindrance = between()
+    if hindrance is not None:
+        return hindrance
     here = x.is_cpu if kernel == "native" else x.is_cuda or (x.is_cpu and triton.interprets())
     if not here:
         return f"x is on {x.device}"
@@ -70,21 +86,19 @@ def obstacle(
         return f"x is {x.layout}, {x.dtype}"
     if not x.numel():
         return "x is empty"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return "a transform of torch.func is at work"
-    if forward_ad._current_level >= 0:
-        return "forward-mode differentiation is at work"
-    if torch._C._get_tracing_state() is not None:
-        return "the call is traced"
     if x.is_neg():
         return "x is a negated view"
     for name, other in (("weight", weight), ("bias", bias), ("residual", residual), ("mask", mask)):
         if other is None:
             continue
-        if type(other) not in _PLAIN or other.device != x.device or other.is_neg():
+        if type(other) not in PLAIN or other.device != x.device or other.is_neg():
             return f"{name} is not a plain tensor on {x.device}"
         if other is not mask and other.dtype not in NUMBERS:
             return f"{name} is {other.dtype}"
+    if residual is not None and residual.shape != x.shape:
+        return f"the residual is {tuple(residual.shape)}, and x {tuple(x.shape)}"
+    if mask is not None and not (mask.dtype == torch.bool and broadcasts(mask.shape, x.shape)):
+        return f"the mask is {mask.dtype} {tuple(mask.shape)}, and x {tuple(x.shape)}"
     if weight is not None and bias is not None and weight.dtype != bias.dtype:
         return f"weight is {weight.dtype} and bias {bias.dtype}"
     if given is not None and (not given.kept or given.var.requires_grad):

@@ -1,21 +1,20 @@
 """`normalize` and `remember`: what layers and functions call, whatever runs beneath."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
 from normwise.ops import choice, stock, triton
+from normwise.ops.again import note
 from normwise.ops.choice import Kernel, kernels_for, obstacle, plans
-from normwise.ops.gradients import Normalize
+from normwise.ops.gradients import differentiably
 from normwise.ops.library import packed
 from normwise.ops.native import NUMBERS, library
 from normwise.ops.native import remember as remember_natively
 from normwise.ops.plan import Formula, Stored, elements_of, plan, ready
+from normwise.ops.watching import Call, watchers
 from normwise.reference import Moments
 from normwise.running import Remembered, Running
 
@@ -26,28 +25,6 @@ COMPILED = 1 << 22
 # kernels, where torch has one. Not measured: benchmarks/gpu.py is to.
 COMPILED_ON_GPU = 1 << 22
 SMALL_ON_GPU = 1 << 18
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of `normalize` as it went: what ran, why, and how it walked through memory."""
-
-    kernel: Kernel
-    reason: str
-
-
-_watchers: list[list[Call]] = []
-
-
-@contextmanager
-def watch() -> Iterator[list[Call]]:
-    """The calls of `normalize` inside the block, in their order."""
-    calls: list[Call] = []
-    _watchers.append(calls)
-    try:
-        yield calls
-    finally:
-        _watchers.remove(calls)
 
 
 def normalize(
@@ -63,10 +40,12 @@ def normalize(
     activation: str | None = None,
     residual: Tensor | None = None,
     keeps: bool = True,
+    owner: object = None,
 ) -> tuple[Tensor, Moments | Stored]:
     """What `reference.normalize` computes, by the fastest kernel that computes it right.
 
     keeps  whether the moments will be asked for; if not, there may be none
+    owner  who may call `again` for an x like this one
     """
     formula = Formula(scheme, sizes or {}, eps, activation)
     if torch.compiler.is_compiling():
@@ -78,11 +57,11 @@ def normalize(
         if hindrance is None and _is_small(formula, x, mask, given, keeps):
             hindrance = f"below {SMALL_ON_GPU} elements a call of torch's own takes less time"
         if hindrance is None:
-            return _planned(kernel, formula, x, weight, bias, residual, mask, given, keeps)
+            return _planned(kernel, formula, x, weight, bias, residual, mask, given, keeps, owner)
         kernel = "reference" if x.is_cpu else "torch"
     if kernel == "torch" and not stock.fits(formula, x, mask, given, keeps):
         kernel = "reference"
-    for calls in _watchers:
+    for calls in watchers:
         calls.append(Call(kernel, hindrance or f"NORMWISE_KERNELS is {choice.FORCED}"))
     if kernel == "torch":
         stored = Stored(None, elements_of(formula, x))
@@ -128,6 +107,7 @@ def _planned(
     mask: Tensor | None,
     given: Moments | None,
     keeps: bool,
+    owner: object,
 ) -> tuple[Tensor, Moments | Stored]:
     if weight is not None and not weight.is_contiguous():
         weight = weight.contiguous()
@@ -140,11 +120,14 @@ def _planned(
         mean = ready(given.shift, x) if formula.scheme.centres else None
         var = ready(given.var, x)
     way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
-    if way.form is None:
-        for calls in _watchers:
-            calls.append(Call("reference", "kept and averaged dimensions alternate too often"))
+    unfit = way.unfit(weight, bias, mean, var)
+    if unfit is not None:
+        for calls in watchers:
+            calls.append(Call("reference", unfit))
         return formula.by_reference(x, weight, bias, residual, mask, given)
-    for calls in _watchers:
+    if owner is not None and mask is None and residual is None and way.elements > 1 and x.is_cpu:
+        note(owner, way, x, weight, bias)
+    for calls in watchers:
         calls.append(Call(kernel, way.describe()))
     if torch.is_grad_enabled() and (
         x.requires_grad
@@ -152,8 +135,7 @@ def _planned(
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        call: Any = Normalize.apply
-        y, kept = call(x, weight, bias, residual, mask, mean, var, way)
+        y, kept = differentiably(x, weight, bias, residual, mask, mean, var, way)
     else:
         y, kept = way.forward(x, weight, bias, residual, mask, mean, var, keeps and given is None)
     # How many a mask leaves is known only where it was kept.

@@ -29,22 +29,21 @@ class Normalize(torch.autograd.Function):
         mean: Tensor | None,
         var: Tensor | None,
         plan: Plan,
-    ) -> tuple[Tensor, Tensor | None]:
+        kept: list[Tensor | None],  # where the moments go: as an output they would cost 3 µs
+    ) -> Tensor:
         y, moments = plan.forward(x, weight, bias, residual, mask, mean, var, var is None)
         acts = plan.formula.activation is not None
         ctx.save_for_backward(x, weight, bias, residual if acts else None, mask, mean, var, moments)
         ctx.plan = plan
         ctx.adds = residual is not None
         ctx.set_materialize_grads(False)
-        if moments is not None:
-            ctx.mark_non_differentiable(moments)
-        return y, moments
+        kept.append(moments)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradient = gradients[0]
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradient is None:
-            return (None,) * 8
+            return (None,) * 9
         x, weight, bias, residual, mask, mean, var, moments = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:4]
         plan: Plan = ctx.plan
@@ -56,7 +55,24 @@ class Normalize(torch.autograd.Function):
             found = plan.backward(
                 gradient, x, weight, bias, residual, mask, mean, var, moments, wanted
             )
-        return (*found, None, None, None, None)
+        return (*found, None, None, None, None, None)
+
+
+def differentiably(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    plan: Plan,
+) -> tuple[Tensor, Tensor | None]:
+    """`plan.forward` with a gradient; the moments, where they are x's own, have none."""
+    kept: list[Tensor | None] = []
+    call: Any = Normalize.apply
+    y: Tensor = call(x, weight, bias, residual, mask, mean, var, plan, kept)
+    return y, kept[0]
 
 
 def by_formula(

@@ -80,7 +80,7 @@ def _way(
     weight, bias, mask = (t if t is None else t.contiguous() for t in (weight, bias, mask))
     mean, var = (t if t is None else ready(t, x) for t in (mean, var))
     way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
-    if way.form is None:
+    if way.unfit(weight, bias, mean, var) is not None:
         return None, others
     return way, (weight, bias, residual, mask, mean, var)
 

@@ -102,6 +102,8 @@ class Plan(ABC):
     copies    whether x has to be made contiguous first
     elements  how many elements of x a statistic averages over, without a mask
     moments   the sizes of the tensor that the moments are kept in
+    weights   how many elements weight and bias have
+    given     how many statistics are given; None where they are x's own
     """
 
     plans: ClassVar[dict[tuple[Any, ...], Any]]
@@ -121,6 +123,8 @@ class Plan(ABC):
         if walk is None:
             walk = self._form(x.contiguous(), statistic if given is None else given, mask)
         self.form: Form | None = walk
+        self.given = None if given is None else given.numel()
+        self._given_fits = given is None or broadcasts(given, torch.Size(statistic))
         self.elements = elements_of(formula, x)
         self.moments = [3 + (mask is not None), *statistic]
         self.wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -129,6 +133,20 @@ class Plan(ABC):
             self.weights *= x.shape[i]
         if walk is not None:
             self._prepare(walk, x, weight or self.wide, given is not None)
+
+    def unfit(
+        self, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None
+    ) -> str | None:
+        """Why the kernels cannot go this way with these, in words; None if they can."""
+        if self.form is None:
+            return "kept and averaged dimensions alternate too often"
+        for name, t in (("weight", weight), ("bias", bias)):
+            if t is not None and t.numel() != self.weights:
+                return f"{name} has {t.numel()} elements, and x {self.weights} features"
+        apart = mean is not None and var is not None and mean.shape != var.shape
+        if apart or not self._given_fits:
+            return "the statistics that are given do not fit x"
+        return None
 
     def _form(self, x: Tensor, statistic: Any, mask: torch.Size | None) -> Form | None:
         fitted = self.formula.scheme.pattern.fit(x.dim())
@@ -172,6 +190,13 @@ class Plan(ABC):
         wanted: tuple[bool, ...],
     ) -> tuple[Tensor | None, ...]:
         """The gradients of x, weight, bias and residual, as far as they are wanted."""
+
+
+def broadcasts(sizes: torch.Size, whole: torch.Size) -> bool:
+    """Whether a tensor of these sizes broadcasts to a whole of the same rank."""
+    return len(sizes) == len(whole) and all(
+        size in (1, all_of_it) for size, all_of_it in zip(sizes, whole, strict=True)
+    )
 
 
 def like(y: Tensor, other: Tensor) -> Tensor:

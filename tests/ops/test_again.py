@@ -1,0 +1,229 @@
+"""Calls like an earlier one: found by one look, and never where something has changed."""
+
+import copy
+import gc
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+import normwise as nw
+from normwise.ops import again, known_of
+from tolerances import assert_close
+
+MAKE: dict[str, Callable[[], Any]] = {
+    "batch": lambda: nw.BatchNorm1d(4),
+    "batch in evaluation": lambda: nw.BatchNorm1d(4).eval(),
+    "batch that counts": lambda: nw.BatchNorm1d(4, momentum=None),
+    "instance": lambda: nw.InstanceNorm1d(4, affine=True, track_running_stats=True),
+    "group": lambda: nw.GroupNorm(2, 4),
+    "layer": lambda: nw.LayerNorm1d(4),
+    "rms": lambda: nw.RMSNorm1d(4),
+    "trailing": lambda: nw.LayerNorm(7),
+    "pattern": lambda: nw.Norm("n c [t]", c=4),
+}
+each = pytest.mark.parametrize("name", MAKE)
+
+
+def made(name: str) -> Any:
+    layer = MAKE[name]()
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for t in (*layer.parameters(), *layer.buffers()):
+            if t.is_floating_point():
+                t.copy_(torch.rand(t.shape, generator=random) + 0.5)
+    return layer
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape or (3, 4, 7), generator=torch.Generator().manual_seed(seed)) + 1e3
+
+
+def found(layer: Any, x: Tensor) -> bool:
+    """Whether the layer's next call with x is one that is found."""
+    return layer._again(x) is not None
+
+
+@each
+def test_a_second_call_is_found_and_computes_the_same(name):
+    layer, fresh = made(name), made(name)
+    layer(drawn(0))
+    fresh(drawn(0))
+    assert known_of(layer)
+    fresh.eps = fresh.eps  # forgets
+    assert not known_of(fresh)
+    x, also = drawn(2).requires_grad_(), drawn(2).requires_grad_()
+    y, truth = layer(x), fresh(also)
+    assert torch.equal(y, truth)
+    wanted = [x, *layer.parameters()]
+    gradients = torch.autograd.grad(y, wanted, drawn(3))
+    for one, other in zip(
+        gradients, torch.autograd.grad(truth, [also, *fresh.parameters()], drawn(3)), strict=True
+    ):
+        assert torch.equal(one, other)
+    for key, value in layer.state_dict().items():  # what is remembered goes on
+        assert torch.equal(value, fresh.state_dict()[key])
+
+
+def test_a_gradient_of_the_gradient_is_found_too():
+    layer = made("group").double()
+    for _ in range(2):
+        x = drawn(0).double().requires_grad_()
+        (first,) = torch.autograd.grad(layer(x), x, drawn(1).double(), create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x)
+    reference = nw.functional.group_norm(x, 2, layer.weight, layer.bias)
+    (true,) = torch.autograd.grad(reference, x, drawn(1).double(), create_graph=True)
+    assert_close(second, torch.autograd.grad(true.square().sum(), x)[0], backward=True)
+
+
+def _strided(layer: Any) -> None:
+    layer._parameters["weight"] = torch.nn.Parameter(torch.rand(4, 2)[:, 0] + 2)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "eps": lambda layer: setattr(layer, "eps", 10.0),
+    "an activation": lambda layer: setattr(layer, "activation", "relu"),
+    "another weight": lambda layer: setattr(layer, "weight", torch.nn.Parameter(torch.rand(4))),
+    "a weight in place": lambda layer: layer.weight.data.mul_(3),
+    "a weight that is strided": _strided,
+    "no bias": lambda layer: setattr(layer, "bias", None),
+    "evaluation": lambda layer: layer.eval(),
+    "training": lambda layer: layer.train(),
+    "double weights": lambda layer: layer.double(),
+    "half weights": lambda layer: layer.bfloat16(),
+    "other groups": lambda layer: setattr(layer, "num_groups", 4),
+}
+
+
+@pytest.mark.parametrize("name", ["batch", "batch in evaluation", "instance", "group"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_layer_is_seen(name, change):
+    layer = made(name)
+    for _ in range(2):
+        layer(drawn(0))
+    CHANGES[change](layer)
+    fresh = copy.deepcopy(layer)
+    assert not known_of(fresh)
+    assert torch.equal(layer(drawn(2)), fresh(drawn(2)))
+
+
+@each
+@pytest.mark.parametrize(
+    "x",
+    [
+        drawn(2, 5, 4, 7),
+        drawn(2).double(),
+        drawn(2).bfloat16(),
+        drawn(2, 3, 7, 4).mT,
+        torch.complex(torch.zeros(3, 4, 7), -drawn(2)).conj().imag,
+    ],
+    ids=["sizes", "double", "bfloat16", "strides", "negated"],
+)
+def test_another_kind_of_x_is_seen(name, x):
+    layer = made(name)
+    for _ in range(2):
+        layer(drawn(0))
+    assert not found(layer, x)
+    fresh = copy.deepcopy(layer)
+    assert torch.equal(layer(x), fresh(x))
+
+
+def test_padding_is_seen():
+    layer, x = made("group"), drawn(2)
+    for _ in range(2):
+        layer(x)
+    with nw.padding([7, 3, 5]):
+        assert not found(layer, x)
+        y = layer(x)
+    assert (y[1, :, 3:] == 0).all()
+    assert torch.equal(y, layer(x, nw.lengths_to_mask([7, 3, 5])))
+    assert found(layer, x)
+
+
+def test_a_transform_and_a_watcher_are_seen():
+    layer, x = made("group"), drawn(2)
+    for _ in range(2):
+        layer(x)
+    together = torch.func.vmap(lambda x: layer(x[None])[0])(x)
+    assert_close(together, layer(x))
+    assert "native" in str(nw.explain(layer, x))
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_weights_that_are_computed_are_computed_each_time():
+    layer, x = made("group"), drawn(2)
+    y = layer(x)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    with torch.no_grad():
+        layer.bias.zero_()
+        for factor in (1.0, 3.0):
+            layer.parametrizations.weight.original.fill_(factor)
+            expected = 2 * factor * nw.GroupNorm(2, 4, affine=False)(x)
+            assert_close(layer(x), expected)
+    assert y.shape == x.shape
+
+
+def test_weights_that_are_lent_for_a_call_are_taken():
+    layer, x = made("group"), drawn(2)
+    for _ in range(2):
+        layer(x)
+    lent = {"weight": torch.full((4,), 2.0), "bias": torch.zeros(4)}
+    y = torch.func.functional_call(layer, lent, (x,))
+    assert_close(y, 2 * nw.GroupNorm(2, 4, affine=False)(x))
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["at first", "later"])
+def test_weights_of_another_size_are_never_read(times):
+    layer, x = made("group"), drawn(2)
+    for _ in range(times):
+        layer(x)
+    layer._parameters["weight"] = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(RuntimeError, match="shape"):
+        layer(x)
+
+
+class Halved(nw.GroupNorm):
+    """A layer of one's own, on top of one of ours."""
+
+    def normalized(self, x, mask, fitted, residual=None):
+        return super().normalized(x / 2, mask, fitted, residual)
+
+
+def test_a_formula_of_ones_own_is_asked_each_time():
+    layer, x = Halved(2, 4, eps=1.0), drawn(2)
+    first = layer(x)
+    assert not known_of(layer)
+    assert torch.equal(layer(x), first)
+
+
+def test_an_average_of_one_element_is_refused_each_time():
+    layer = nw.InstanceNorm1d(4)
+    for _ in range(2):
+        with pytest.raises(nw.NormError, match="average over one element"):
+            layer(drawn(0, 3, 4, 1))
+
+
+def test_nothing_is_kept_for_a_layer_that_is_gone_or_in_a_copy():
+    layer = made("group")
+    layer(drawn(0))
+    key = id(layer)
+    assert key in again.__globals__["_KNOWN"]
+    assert not known_of(pickle.loads(pickle.dumps(layer)))
+    del layer
+    gc.collect()
+    assert key not in again.__globals__["_KNOWN"]
+
+
+def test_lengths_that_never_repeat_do_not_fill_the_memory():
+    layer = made("group")
+    for size in range(2, 200):
+        layer(drawn(0, 1, 4, size))
+    assert len(known_of(layer)) <= 64
