@@ -20,11 +20,11 @@ def hanging_on(node, mark):
     """A task whose first trial on that node never ends; the others wait until it has begun."""
 
     def run(model, seed, report):
-        if cluster.address_of_node() == node and not mark.exists():
+        if not mark.exists() and cluster.address_of_node() == node:
             mark.touch()
             time.sleep(600)
         assert command.until(mark.exists)
-        return sum(float(p.double().square().sum()) for p in model.parameters()) + seed
+        return sum(float(p.detach().double().square().sum()) for p in model.parameters()) + seed
 
     return tiny.a_task(run=run, higher_is_better=True)
 
@@ -48,6 +48,7 @@ def test_a_lost_nodes_trial_is_run_elsewhere(tmp_path):
         lost = [o.lost for o in ledger.outcomes() if o.lost]
     assert lost == [["the worker, or its node, was lost"]]
     near = compare(task, ["rms"], seeds=2, out=tmp_path / "near")
+    assert [row["failed"] for row in near.results["candidates"]] == [[]] * 3
     assert [row["scores"] for row in found.results["candidates"]] == [
         row["scores"] for row in near.results["candidates"]
     ]
