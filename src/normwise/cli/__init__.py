@@ -1,0 +1,42 @@
+"""The command: parse, call, print. A file for each of its commands."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from normwise.cli import bench, compare, doctor, norms, recipe, report
+from normwise.errors import NormError
+from normwise.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0 done, 1 the doctor found something wrong, 2 bad input (one line says what is
+    wrong), 130 stopped by Ctrl-C.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(words)
+    options.command_line = shlex.join(["normwise", *words])
+    try:
+        code = options.call(options)
+    except NormError as error:
+        print(f"normwise: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nnormwise: stopped; {options.left}", file=sys.stderr)
+        return 130
+    return code or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="normwise", description="Find the right normalization layer for a network."
+    )
+    parser.add_argument("--version", action="version", version=f"normwise {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(left="nothing was written")  # if the command is stopped
+    for command in (compare, report, doctor, bench, recipe, norms):
+        command.add(commands)
+    return parser
