@@ -134,7 +134,8 @@ def test_a_sweep_prints_its_table_and_is_drawn_again(norm, tmp_path):
     assert (code, complaints) == (0, "")
     assert widest(printed) <= 80
     table, signs, advice, paths = printed.strip().split("\n\n")
-    assert table.splitlines()[0].split() == ["candidate", "8", "24", "mean", "rank"]
+    heading = "candidate 8 24 sensitivity mean rank"
+    assert table.splitlines()[0].split() == heading.split()
     assert "baseline" in signs
     assert "recommended" in advice.lower()
     assert paths.splitlines() == ["swept/report.html", "swept/results.json"]
