@@ -7,6 +7,7 @@ prints how often races are wrong and how much they find, for docs/statistics.md.
 
 import argparse
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -67,19 +68,37 @@ class Rates:
     trials: float
 
 
-def race(scores):
-    """One race over scores candidates × seeds; returns its history."""
+def race(scores, curves=None):
+    """One race over scores candidates × seeds, and their curves if floors are to stop them.
+
+    Returns its history.
+    """
     names = [str(n) for n in range(len(scores))]
     schedule = Race(History(names, "0", True, seeds=scores.shape[1]), keep_weights=0)
     while (trial := schedule.next()) is not None:
-        score = float(scores[int(trial.candidate), trial.seed])
-        schedule.add(Outcome(trial.candidate, trial.seed, score, None))
+        place = int(trial.candidate), trial.seed
+        curve = curves[place].tolist() if curves is not None else [float(scores[place])]
+        schedule.add(_trained(trial, curve))
     return schedule.history
+
+
+def _trained(trial, curve):
+    """How a trial with this curve ends, epochs counted from 1."""
+    entries = []
+    for epoch, score in enumerate(curve, 1):
+        entries.append({"epoch": epoch, "score": score})
+        if score < trial.floors.get(epoch, -math.inf):
+            why = f"stopped in epoch {epoch}"
+            return Outcome(trial.candidate, trial.seed, None, why, entries, kind="stopped")
+    return Outcome(trial.candidate, trial.seed, curve[-1], None, entries)
 
 
 def verdicts(history, equivalent_within=None):
     """The words of a race that has ended, as results.json gives them."""
-    scores = {name: {o.seed: o.score for o in own} for name, own in history.counted.items()}
+    scores = {
+        name: {o.seed: o.score for o in own if o.score is not None}
+        for name, own in history.counted.items()
+    }
     options = {"equivalent_within": equivalent_within, "outlook": False}
     found = judge(scores, "0", True, seeds=history.most, **options)
     return {name: verdict.word for name, verdict in found.items()}

@@ -10,8 +10,10 @@ FAR = 6.0  # robust standard deviations below the middle of what earlier trials 
 ENOUGH = 4  # fewer finished trials say too little about gains and scores
 
 
-def floors(earlier: Sequence[Outcome], higher_is_better: bool) -> Mapping[int, float]:
-    """By epoch: with a score worse than this, a trial is not worth finishing.
+def floors(
+    earlier: Sequence[Outcome], candidate: str, higher_is_better: bool
+) -> Mapping[int, float]:
+    """By epoch: with a score worse than this, a candidate's trial is not worth finishing.
 
         floor(e) = median(final) - 6 * spread - (2 * max(gain(e)) - median(gain(e)))
 
@@ -19,7 +21,8 @@ def floors(earlier: Sequence[Outcome], higher_is_better: bool) -> Mapping[int, f
     is better); the bracket is the largest gain ever made, and as much again as it exceeds
     the usual one. spread is 1.4826 times the median absolute deviation of the final scores,
     so it holds what candidates differ in as well as noise. A slow starter is safe: its own
-    earlier trials are among those whose gains are known.
+    earlier trials are among those whose gains are known. So is whoever has been doing well,
+    however late it blooms this time: the candidates in the upper half have no floor.
 
     earlier  trials of earlier seeds, the candidates' own among them; those without a score
              do not count. With fewer than 4, or without any spread, there is no floor.
@@ -34,6 +37,9 @@ def floors(earlier: Sequence[Outcome], higher_is_better: bool) -> Mapping[int, f
     ]
     finals = np.array([sign * o.score for o in finished if o.score is not None])
     middle = float(np.median(finals))
+    own = [score for o, score in zip(finished, finals, strict=True) if o.candidate == candidate]
+    if own and np.median(own) >= middle:
+        return {}
     distances = np.abs(finals - middle)
     # Where more than half end at the very same score, the others still show a spread.
     spread = max(1.4826 * float(np.median(distances)), 1.2533 * float(distances.mean()))

@@ -127,7 +127,7 @@ class History:
         if candidate == self.baseline:
             return {}
         earlier = [o for own in self.counted.values() for o in own if o.seed < seed - 1]
-        return floors(earlier, self.higher_is_better)
+        return floors(earlier, candidate, self.higher_is_better)
 
     def _leave_out_failing(self) -> None:
         for name in tuple(self.live):
