@@ -3,6 +3,8 @@
 import pytest
 from made_results import a_candidate, a_failure, a_race, the_results
 
+from normwise.compare.ranks import levels
+from normwise.compare.report.reading import read_results
 from normwise.compare.report.table import render_table
 
 LONG = "batch:momentum=0.0125,eps=0.001,affine=False"
@@ -16,7 +18,7 @@ def first_words(text):
     return [line.split()[0] for line in text.splitlines()[1:7]]
 
 
-def test_the_best_mean_comes_first():
+def test_the_best_comes_first():
     text = render_table(the_results())
     assert first_words(text) == ["batch", "rms", "group:8", "as-is", "none", "renorm"]
     lower = the_results(metric={"name": "mse", "higher_is_better": False})
@@ -28,6 +30,16 @@ def test_the_best_mean_comes_first():
         "batch",
         "renorm",
     ]
+
+
+def test_who_had_easier_seeds_is_no_better_for_it():
+    # Dropped after two seeds that were easy for all: the higher mean, and behind on both.
+    dropped = a_candidate("none", "undecided", -0.1, seeds=2, mean=0.95)
+    rows = [a_candidate("as-is", "baseline", 0.0), dropped, a_candidate("rms", "better", 0.02)]
+    results = the_results(*rows)
+    assert levels(results) == pytest.approx({"as-is": 0.904, "none": 0.804, "rms": 0.924})
+    assert first_words(render_table(results))[:3] == ["rms", "as-is", "none"]
+    assert [c.name for c in read_results(results).candidates] == ["rms", "as-is", "none"]
 
 
 def test_the_footer_says_how_often_such_a_table_is_wrong():

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,31 @@ class Ranking:
     pairwise: dict[tuple[str, str], float]
     critical_difference: float
     cliques: tuple[tuple[str, ...], ...]
+
+
+def levels(results: Mapping[str, Any]) -> dict[str, float]:
+    """By name, the mean that a candidate would have over the baseline's seeds; what to rank by.
+
+    With other seeds it is the baseline's mean plus the paired difference: in a race, who is
+    dropped has fewer seeds, and they may have been easy or hard ones for all. Without a pair
+    it is the candidate's own mean; who has no score is left out.
+    """
+    rows = {row["name"]: row for row in results["candidates"]}
+    base = rows.get(results["baseline"], {"mean": None, "scores": {}})
+    found = {}
+    for name, row in rows.items():
+        gap = (row.get("difference") or {}).get("mean")
+        if _seeds(row) == _seeds(base) or gap is None or base.get("mean") is None:
+            level = row.get("mean")
+        else:
+            level = base["mean"] + gap
+        if level is not None:
+            found[name] = level
+    return found
+
+
+def _seeds(row: Mapping[str, Any]) -> set[str]:
+    return {seed for seed, score in row["scores"].items() if score is not None}
 
 
 def rank(scores: Mapping[str, Mapping[str, float]], higher_is_better: bool) -> Ranking:

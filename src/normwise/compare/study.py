@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from normwise.compare.comparison import Comparison, checked_candidates, compare
 from normwise.compare.ledger import disk_explained
-from normwise.compare.ranks import rank, sensitivity
+from normwise.compare.ranks import levels, rank, sensitivity
 from normwise.compare.shown import check_new, figure_of, frame_of, rows_of
 from normwise.compare.task import Task
 from normwise.errors import NormError
@@ -295,9 +295,8 @@ def _together(by: str, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     """A ranking where the comparisons are tasks, sensitivities where they are values."""
     scores = {
         label: {
-            row["name"]: row["mean"] * (1 if one.results["metric"]["higher_is_better"] else -1)
-            for row in one.results["candidates"]
-            if row["mean"] is not None
+            name: level * (1 if one.results["metric"]["higher_is_better"] else -1)
+            for name, level in levels(one.results).items()
         }
         for label, one in comparisons.items()
     }

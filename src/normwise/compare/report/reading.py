@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from normwise.compare.ranks import levels
 from normwise.errors import NormError
 
 VERDICTS = ("baseline", "better", "equivalent", "undecided", "worse", "failed")
@@ -111,7 +112,8 @@ class Candidate:
     """One normalization, all of its trials, and what they say.
 
     `score` is None if no trial finished; `difference` is None for the baseline
-    too. `costs` holds what was measured, by key and in the unit of `COSTS`.
+    too. `level` is the mean to rank by (see `levels`). `costs` holds what was measured,
+    by key and in the unit of `COSTS`.
     `dropped` is after how many seeds it left the race and why, `stopped` maps the seeds
     whose trial was given up for its learning curve to the epoch.
     `curves` holds, for each quantity ("score", "loss") and seed, the value after
@@ -122,6 +124,7 @@ class Candidate:
     verdict: str
     scores: dict[str, float]
     score: Estimate | None
+    level: float | None
     difference: Estimate | None
     p_adjusted: float | None
     more_seeds: int | None
@@ -209,7 +212,8 @@ def read_results(results: Mapping[str, Any]) -> Results:
     try:
         metric, task = tidy["metric"], tidy["task"]
         higher = bool(metric["higher_is_better"])
-        candidates = [_read_candidate(entry) for entry in tidy["candidates"]]
+        standing = levels(tidy)
+        candidates = [_read_candidate(e, standing.get(e["name"])) for e in tidy["candidates"]]
         baseline, seeds, metric_name = tidy["baseline"], tidy["seeds"], metric["name"]
         task_name = task["name"]
     except KeyError as missing:
@@ -239,7 +243,7 @@ def read_results(results: Mapping[str, Any]) -> Results:
     )
 
 
-def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
+def _read_candidate(entry: Mapping[str, Any], level: float | None) -> Candidate:
     difference, dropped = entry.get("difference") or {}, entry.get("dropped")
     if entry["verdict"] not in VERDICTS:
         raise NormError(
@@ -251,6 +255,7 @@ def _read_candidate(entry: Mapping[str, Any]) -> Candidate:
         verdict=entry["verdict"],
         scores={seed: s for seed, s in entry["scores"].items() if s is not None},
         score=_estimate(entry),
+        level=level,
         difference=_estimate(difference),
         p_adjusted=difference.get("p_adjusted"),
         more_seeds=entry.get("more_seeds"),
@@ -308,9 +313,9 @@ def _curves(
 
 
 def _ranked(candidates: Sequence[Candidate], higher_is_better: bool) -> tuple[Candidate, ...]:
-    """Best mean first; what has no mean comes last, as it came."""
+    """The best first; what has no score comes last, as it came."""
     sign = -1 if higher_is_better else 1
-    return tuple(sorted(candidates, key=lambda c: sign * c.score.mean if c.score else math.inf))
+    return tuple(sorted(candidates, key=lambda c: math.inf if c.level is None else sign * c.level))
 
 
 def _texts(entries: Mapping[str, Any]) -> dict[str, str]:

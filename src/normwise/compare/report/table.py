@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from normwise.compare.ranks import levels
 from normwise.compare.report import words
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ STYLES = {"better": "green", "worse": "red", "failed": "red", "equivalent": "cya
 
 
 def build_table(results: Mapping[str, Any]) -> "Table":
-    """One row per candidate, the best mean first.
+    """One row per candidate, the best first.
 
     `minus` is the paired difference from the model as it is; each end of its interval holds for
     all rows at once. `seeds` is how many count, and about how many more would decide; `best` the
@@ -37,9 +38,8 @@ def build_table(results: Mapping[str, Any]) -> "Table":
     if best_known:
         table.add_column("best", justify="right")
     table.add_column("µs/item", justify="right")
-    ranked = sorted(
-        rows, key=lambda row: -math.inf if row["mean"] is None else sign * row["mean"], reverse=True
-    )
+    standing = levels(results)
+    ranked = sorted(rows, key=lambda row: -sign * standing.get(row["name"], -sign * math.inf))
     for row in ranked:
         chosen = row["name"] == results["recommendation"]["candidate"]
         probability = row.get("probability_best")

@@ -137,7 +137,9 @@ def read_study(results: Mapping[str, Any]) -> StudyResults:
 
 def mean_ranks(comparisons: Mapping[str, Results]) -> dict[str, float]:
     """Mean rank of each candidate that has a score in every comparison; ties share a rank."""
-    scored = [{c.name: c.score.mean for c in r.candidates if c.score} for r in comparisons.values()]
+    scored = [
+        {c.name: c.level for c in r.candidates if c.level is not None} for r in comparisons.values()
+    ]
     shared = set(scored[0]).intersection(*scored[1:])
     ranks: dict[str, list[float]] = {name: [] for name in scored[0] if name in shared}
     for results, means in zip(comparisons.values(), scored, strict=True):
