@@ -68,7 +68,8 @@ def test_a_manager_is_told_what_to_do_what_it_costs_and_how_far_to_trust_it():
         "How far to trust this: if in truth all kinds did equally well, at most 5 in 100 such "
         "comparisons would still call one of them better and at most 5 in 100 would give up the "
         "truly best kind early.",
-        "Kinds that had clearly lost were given up early, so 27 trainings told what 30 would have.",
+        "Kinds that had lost, or could hardly win any more, were given up early: 27 trainings took "
+        "the place of 30.",
         "1 training failed; why is listed below.",
     ]
 

@@ -30,7 +30,8 @@ def _tried(results: Results) -> str:
 
 
 def _advice(results: Results, chosen: Candidate, baseline: Candidate) -> str:
-    open_ones = [c.name for c in results.compared if c.verdict == "undecided"]
+    undecided = [c for c in results.compared if c.verdict == "undecided"]
+    open_ones = [c.name for c in undecided if not c.dropped]
     unsure = f" About {listing(open_ones)} it is too early to tell." if open_ones else ""
     if chosen == baseline:
         return (
@@ -88,8 +89,8 @@ def _saved(results: Results) -> str:
     if not race or not race.trials or not race.grid or race.trials >= race.grid:
         return ""
     return (
-        f"Kinds that had clearly lost were given up early, so {race.trials} trainings told what "
-        f"{race.grid} would have."
+        "Kinds that had lost, or could hardly win any more, were given up early: "
+        f"{race.trials} trainings took the place of {race.grid}."
     )
 
 
