@@ -40,7 +40,7 @@ from normwise.bench.gpu import (
     table,
 )
 from normwise.machine import stamp
-from normwise.ops import choice, dispatch
+from normwise.ops import choice, watch
 
 RESULTS = Path(__file__).parent / "results"
 Call = Callable[[], object]
@@ -89,7 +89,7 @@ def _step(
     layer: torch.nn.Module, x: Tensor, gradient: Tensor, kernel: str, keywords: dict[str, Any]
 ) -> list[Tensor]:
     x = x.detach().requires_grad_()
-    with kernels(kernel), dispatch.watch() as calls:
+    with kernels(kernel), watch() as calls:
         y = layer(x, **keywords)
         leaves = [x, *layer.parameters()]
         gradients = torch.autograd.grad(y, leaves, gradient)
