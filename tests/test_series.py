@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from normwise.data import packaged, read_series, windows
+from normwise.data import packaged, read_series
 from normwise.errors import NormError
 
 HOURLY = "when,a,b\n2020-01-01T00:00,1,10\n2020-01-01T01:00,2,20\n2020-01-01T02:00,4,40\n"
@@ -146,15 +146,6 @@ def test_standardized_by_a_part(series):
     assert rest.standardized(by=train).values[1].mean() > 2
     with pytest.raises(NormError, match="a, b does not vary in the training part"):
         series.standardized(by=series.part(0, 1))
-
-
-def test_windows_are_every_stretch(series):
-    every = windows(series, 4, step=2)
-    assert every.shape == (9, 2, 4)
-    assert every.dtype == torch.float32
-    assert every[3, 1].tolist() == [6, 7, 8, 9]
-    with pytest.raises(NormError, match="a part of 20 rows holds no window of 21"):
-        windows(series, 21)
 
 
 def test_means_of_several_rows(series):

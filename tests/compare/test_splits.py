@@ -1,5 +1,6 @@
 """What is held out: apart from what is trained on, the same for all, and as it was asked for."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 import normwise as nw
 import tiny
 from normwise.compare.task.splits import Split
+from normwise.data import Series
 from normwise.errors import NormError
 
 SEEDS = range(12)
@@ -155,6 +157,25 @@ def test_windows_are_views_of_the_series():
     assert alone.shape == (90, 1, 6)
 
 
+def test_windows_to_be_reconstructed_are_their_own_targets():
+    windows = nw.Windows(SERIES, history=6, horizon=0, targets=[1])
+    x, y = windows.arrays()
+    assert x.shape == (95, 2, 6)
+    assert torch.equal(y, x[:, 1:])
+    task = tiny.a_task(train=windows, valid=0.3, loss="mse", metric="mse")
+    learned, held_out = (torch.cat([batch.x for batch in data.epoch()]) for data in task.data(0))
+    assert learned[:, 0].max() == held_out[:, 0].min() - 1, "they have no step in common"
+
+
+def test_windows_of_a_series_from_a_file():
+    series = Series(SERIES.double(), ("a", "b"), np.arange(100.0))
+    for found, expected in zip(
+        nw.Windows(series, 6, 5).arrays(), nw.Windows(SERIES, 6, 5).arrays(), strict=True
+    ):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, expected)
+
+
 def test_a_shorter_history_ends_where_the_longer_one_did():
     task = tiny.a_task(
         train=nw.Windows(SERIES, 6, 5), valid=nw.Windows(SERIES, 6, 5), loss="mse", metric="mse"
@@ -169,16 +190,15 @@ def test_a_shorter_history_ends_where_the_longer_one_did():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((SERIES, 0, 5), "history must be a whole number above 0, received 0"),
+        ((SERIES, 0, 5), "history must be a whole number of 1 or more, received 0"),
         (
             (SERIES, 90, 20),
-            "a series of windows with 90 + 20 steps must be (C, T) or (T,) with T of 110 or more; "
-            "received (2, 100) float32 on cpu",
+            "a series of 100 steps holds no window of 90 + 20; give a longer one, or ask for "
+            "shorter windows",
         ),
         (
             (SERIES[None], 6, 5),
-            "a series of windows with 6 + 5 steps must be (C, T) or (T,) with T of 11 or more; "
-            "received (1, 2, 100) float32 on cpu",
+            "a series must be (C, T) or (T,), received (1, 2, 100) float32 on cpu",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 
 import normwise as nw
 from normwise.compare.trial import candidate_model, run_trial
-from normwise.recipes import forecast
+from normwise.recipes import forecast, networks
 
 # Test MSE and MAE of a linear model with reversible instance norm, 96 steps to 96, as published.
 PUBLISHED = {"ETTh1.csv": (0.386, 0.395), "ETTh2.csv": (0.288, 0.338)}
@@ -50,15 +50,16 @@ def test_the_temperature_of_the_sea(recipe, tmp_path):
     assert picture.startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("backbone", forecast.BACKBONES)
+@pytest.mark.parametrize("backbone", networks.FORECASTERS)
 def test_a_backbone_learns_what_comes(backbone):
     time = torch.arange(32 + 8 + 64.0)
     series = torch.stack([(time / 3).sin() + 5, (time / 2).cos() * 3]).unfold(1, 40, 1)
     every = series.transpose(0, 1)
     x, y = every[..., :32], every[..., 32:]
     task = nw.Task(
-        model=lambda: forecast.build(backbone, 2, 32, 8), train=(x, y), valid=(x, y), loss="mse",
-        metric="mse", epochs=60, batch_size=8, learning_rate=5e-3, where="norm", device="cpu",
+        model=lambda: networks.forecaster(backbone, 2, 32, 8), train=(x, y), valid=(x, y),
+        loss="mse", metric="mse", epochs=60, batch_size=8, learning_rate=5e-3, where="norm",
+        device="cpu",
     )  # fmt: skip
     outcome = run_trial(task, "as-is", 0)
     assert outcome.score < 0.1 * y.var()
@@ -77,7 +78,7 @@ def test_a_backbone_learns_what_comes(backbone):
         (
             "t,a\n" + "".join(f"{t},{t % 7}\n" for t in range(100)),
             (),
-            "a part of 70 rows holds no window of 192",
+            "a series of 70 steps holds no window of 96 + 96",
         ),
         (
             "t,a\n" + "".join(f"{t},7\n" for t in range(100)),

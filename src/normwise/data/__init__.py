@@ -3,7 +3,7 @@
 README.md beside this file names the sources of those that come.
 """
 
-from normwise.data.series import Series, packaged, read_series, windows
+from normwise.data.series import Series, packaged, read_series
 from normwise.data.vowels import Utterances, japanese_vowels
 
-__all__ = ["Series", "Utterances", "japanese_vowels", "packaged", "read_series", "windows"]
+__all__ = ["Series", "Utterances", "japanese_vowels", "packaged", "read_series"]

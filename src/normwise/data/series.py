@@ -1,4 +1,4 @@
-"""Series from a file: read with every doubt cleared, split along time, cut into windows."""
+"""Series from a file: read with every doubt cleared, split along time."""
 
 import csv
 import gzip
@@ -95,23 +95,6 @@ class Series:
                 "learn of it; leave it out"
             )
         return replace(self, values=(self.values - mean) / deviation)
-
-
-def windows(series: Series, length: int, step: int = 1) -> Tensor:
-    """Every window of a series, one beginning `step` rows after the other.
-
-    Shapes
-        out  (N, C, length) float32; windows share their memory where they overlap
-
-    Raises
-        NormError  if the series is shorter than a window.
-    """
-    if len(series) < length:
-        raise NormError(
-            f"a part of {len(series)} rows holds no window of {length}; give more rows, or ask "
-            "for shorter windows"
-        )
-    return series.values.float().unfold(1, length, step).transpose(0, 1)
 
 
 def read_series(

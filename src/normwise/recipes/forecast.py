@@ -10,7 +10,9 @@ then measured on the last part, which had no say.
     batch, layer    standardised without a way back; none: as it is
 
 Without --csv: the temperature of the sea off Maine, every three hours of a year, from
-bokeh-sampledata.
+bokeh-sampledata. The literature's ETTh1.csv and ETTh2.csv are in the folder ETT-small of
+github.com/zhouhaoyi/ETDataset (CC BY-ND 4.0); they are forecast by
+--csv ETTh2.csv --split 8640,2880,2880.
 """
 
 import argparse
@@ -19,14 +21,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from normwise.compare import Comparison, Task, compare
+from normwise.compare import Task, Windows, compare
 from normwise.compare.trial import AS_IS
-from normwise.data import Series, packaged, read_series, windows
+from normwise.data import Series, packaged, read_series
 from normwise.errors import NormError
-from normwise.layers import Reversible, ReversibleInstanceNorm
+from normwise.recipes.networks import (
+    FORECASTERS,
+    ROBUST,
+    forecaster,
+    models,
+    predictions,
+    reversible_called,
+)
 from normwise.recipes.outcome import (
     Outcome,
     add_comparison_options,
@@ -35,75 +43,11 @@ from normwise.recipes.outcome import (
     write_figures,
 )
 
-ROBUST = "reversible:statistics=median-mad"
 LAST = "last value"  # the forecast that any other has to beat
 SPLIT = (0.7, 0.1, 0.2)
 _SHOWN = (AS_IS, "none")  # in the picture
 _COLOURS = ("#1b6ca8", "#d1495b")
 _SEA = "_data/sea_surface_temperature.csv.gz"
-
-
-class Linear(nn.Linear):
-    """Every step ahead is a weighted sum of the window's steps, with the same weights for each
-    channel.
-
-    Shapes
-        x    (N, C, T) float32
-        out  (N, C, horizon)
-    """
-
-
-class Perceptron(nn.Sequential):
-    """One hidden layer between the window and the steps ahead, shared by the channels."""
-
-    def __init__(self, history: int, horizon: int, hidden: int = 256) -> None:
-        super().__init__(
-            nn.Linear(history, hidden), nn.GELU(), nn.Dropout(0.2), nn.Linear(hidden, horizon)
-        )
-
-
-class PatchTransformer(nn.Module):
-    """Patches of the window are the words of a small transformer; channels do not mix.
-
-    Shapes
-        x    (N, C, T) float32, T at least 2
-        out  (N, C, horizon)
-
-    Source: Nie, Nguyen, Sinthong and Kalagnanam 2023, arXiv:2211.14730, much smaller.
-    """
-
-    def __init__(self, history: int, horizon: int, width: int = 32, depth: int = 2) -> None:
-        super().__init__()
-        self.patch = max(2, history // 8)
-        self.stride = max(1, self.patch // 2)
-        count = (history - self.patch) // self.stride + 1
-        self.embed = nn.Linear(self.patch, width)
-        self.place = nn.Parameter(0.02 * torch.randn(count, width))
-        layer = nn.TransformerEncoderLayer(
-            width, nhead=4, dim_feedforward=2 * width, dropout=0.2, activation="gelu",
-            batch_first=True, norm_first=True,
-        )  # fmt: skip
-        self.encode = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-        self.readout = nn.Sequential(nn.Flatten(), nn.Linear(count * width, horizon))
-
-    def forward(self, x: Tensor) -> Tensor:
-        patches = x.flatten(0, 1).unfold(-1, self.patch, self.stride)
-        ahead: Tensor = self.readout(self.encode(self.embed(patches) + self.place))
-        return ahead.reshape(*x.shape[:2], -1)
-
-
-# What makes a backbone of (history, horizon), and the learning rate and epochs it is trained with.
-BACKBONES: dict[str, tuple[Any, float, int]] = {
-    "linear": (Linear, 5e-3, 6),
-    "mlp": (Perceptron, 1e-3, 6),
-    "patch": (PatchTransformer, 1e-3, 6),
-}
-
-
-def build(backbone: str, channels: int, history: int, horizon: int) -> nn.Module:
-    """A forecaster behind a reversible norm, as it is before anything is swapped."""
-    make, _, _ = BACKBONES[backbone]
-    return Reversible(ReversibleInstanceNorm(channels), make(history, horizon))
 
 
 def forecast(
@@ -136,16 +80,18 @@ def forecast(
     Raises
         NormError  for a file that cannot be read as equal steps of numbers, or too short.
     """
-    if backbone not in BACKBONES:
-        raise NormError(f"backbone {backbone!r} is not known; write one of {', '.join(BACKBONES)}")
+    if backbone not in FORECASTERS:
+        raise NormError(
+            f"backbone {backbone!r} is not known; write one of {', '.join(FORECASTERS)}"
+        )
     if len(split) != 3:
         raise NormError(f"the split needs three parts, as 0.7,0.1,0.2; received {len(split)}")
     series = _read(csv, time, target, fill)
     parts = _parts(series, history, horizon, split)
-    _, rate, usual = BACKBONES[backbone]
+    _, rate, usual = FORECASTERS[backbone]
     channels = len(series.names)
     task = Task(
-        model=partial(build, backbone, channels, history, horizon),
+        model=partial(forecaster, backbone, channels, history, horizon),
         train=parts["train"],
         valid=parts["valid"],
         loss="mse",
@@ -164,7 +110,7 @@ def forecast(
     )  # fmt: skip
     x, y = parts["test"]
     forecasts = {
-        row["name"]: _forecasts(compared, row["name"], x)
+        row["name"]: [predictions(model, x) for model in models(compared, row["name"])]
         for row in compared.results["candidates"]
         if not row["failed"]
     }
@@ -177,7 +123,9 @@ def forecast(
         "test": errors,
     }
     picture = out / "forecast.png"
-    shown = {_called(name): ahead[0] for name, ahead in forecasts.items() if name in _SHOWN}
+    shown = {
+        reversible_called(name): ahead[0] for name, ahead in forecasts.items() if name in _SHOWN
+    }
     _draw(series, split, x, y, shown, picture)
     verdicts = {row["name"]: row["verdict"] for row in compared.results["candidates"]}
     ranked = sorted(errors, key=lambda name: errors[name]["mse"]["mean"])
@@ -186,7 +134,7 @@ def forecast(
         ("norm", "test MSE", "test MAE", "on validation"),
         [
             (
-                _called(name),
+                reversible_called(name),
                 *(worded(errors[name][measure]) for measure in ("mse", "mae")),
                 "" if name == LAST else verdicts[name],
             )
@@ -196,7 +144,7 @@ def forecast(
             f"{backbone}, {history} steps → {horizon}, {channels} channel"
             f"{'s' * (channels > 1)}, {len(x)} test windows, {seeds} seed"
             f"{'s' * (seeds > 1)}; errors in standard deviations of the training part.",
-            f"Recommended by the validation part: {_called(compared.best)}.",
+            f"Recommended by the validation part: {reversible_called(compared.best)}.",
         ],
         files=[picture, compared.folder / "report.html", write_figures(figures, out)],
     )
@@ -221,7 +169,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,C",
         help="shares or rows for training, validation, test; default: 0.7,0.1,0.2",
     )
-    parser.add_argument("--backbone", choices=BACKBONES, default="linear")
+    parser.add_argument("--backbone", choices=FORECASTERS, default="linear")
     add_comparison_options(parser, seeds=3)
 
 
@@ -241,21 +189,9 @@ def _parts(
     parts, start = {}, 0
     for name, part in (("train", train), ("valid", valid), ("test", test)):
         seen = max(0, start - history)
-        every = windows(series.part(seen, start + len(part)), history + horizon)
-        parts[name] = every[..., :history], every[..., history:]
+        parts[name] = Windows(series.part(seen, start + len(part)), history, horizon).arrays()
         start += len(part)
     return parts
-
-
-def _forecasts(compared: Comparison, name: str, x: Tensor) -> list[Tensor]:
-    """What the models of a norm forecast, one for each seed."""
-    ahead = []
-    for seed in compared.results["seeds"]:
-        model = compared.model(name, seed)
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            ahead.append(torch.cat([model(some.to(device)).cpu() for some in torch.split(x, 1024)]))
-    return ahead
 
 
 def _errors(forecasts: Sequence[Tensor], y: Tensor) -> dict[str, Any]:
@@ -264,10 +200,6 @@ def _errors(forecasts: Sequence[Tensor], y: Tensor) -> dict[str, Any]:
         "mse": summary([float(error.square().mean()) for error in errors]),
         "mae": summary([float(error.abs().mean()) for error in errors]),
     }
-
-
-def _called(name: str) -> str:
-    return {AS_IS: "reversible", ROBUST: "reversible, median-mad"}.get(name, name)
 
 
 def _draw(
