@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from normwise.data import japanese_vowels
+from normwise.data import japanese_vowels, prompts
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,13 @@ def test_each_call_gives_tensors_of_its_own(parts):
     x.zero_()
     assert japanese_vowels()[0].x.any()
     assert parts[0].x.any()
+
+
+def test_every_prompt_is_there_in_every_voice():
+    languages = {language.name: language for language in prompts().iterdir()}
+    assert set(languages) == {"en", "es", "fr", "it", "ru"}
+    voices = [voice for language in languages.values() for voice in language.iterdir()]
+    assert len(voices) == 6
+    names = [{path.name for path in voice.iterdir()} for voice in voices]
+    assert len(names[0]) == 102
+    assert all(of_a_voice == names[0] for of_a_voice in names)

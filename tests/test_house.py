@@ -51,7 +51,7 @@ NEIGHBOURS = {
 
 # What `import normwise` must not wait for.
 HEAVY = {
-    *("matplotlib", "scipy", "rich", "jinja2", "triton", "pandas", "cloudpickle"),
+    *("matplotlib", "scipy", "rich", "jinja2", "triton", "pandas", "cloudpickle", "soundfile"),
     *("ray", "tensorboard", "mlflow", "wandb"),
 }
 

@@ -4,6 +4,15 @@ README.md beside this file names the sources of those that come.
 """
 
 from normwise.data.series import Series, packaged, read_series
+from normwise.data.voices import VOICES, prompts
 from normwise.data.vowels import Utterances, japanese_vowels
 
-__all__ = ["Series", "Utterances", "japanese_vowels", "packaged", "read_series"]
+__all__ = [
+    "VOICES",
+    "Series",
+    "Utterances",
+    "japanese_vowels",
+    "packaged",
+    "prompts",
+    "read_series",
+]
