@@ -103,6 +103,18 @@ def test_conditional_blends_styles():
     torch.testing.assert_close(norm(x, half), (first + last) / 2)
 
 
+def test_conditional_of_an_empty_batch():
+    y = conditional()(torch.zeros(0, 4, 6, dtype=torch.float64), torch.zeros(0, dtype=torch.long))
+    assert y.shape == (0, 4, 6)
+
+
+def test_conditional_tells_scale_and_shift():
+    norm = conditional()
+    weight, bias = norm.in_style(torch.tensor([[0.25, 0, 0, 0.75, 0]]), 1)
+    torch.testing.assert_close(weight[0], norm.weight[0] / 4 + norm.weight[3] * 3 / 4)
+    torch.testing.assert_close(bias[0], norm.bias[0] / 4 + norm.bias[3] * 3 / 4)
+
+
 def test_conditional_padded_series_are_as_alone():
     norm, x = conditional(), torch.randn(2, 4, 6, dtype=torch.float64)
     index, mask = torch.tensor([1, 3]), nw.lengths_to_mask([6, 3])
@@ -163,8 +175,8 @@ def test_compile_without_a_break_and_travel():
 
 X = torch.zeros(3, 4, 6)
 STYLE_WANTED = (
-    "ConditionalInstanceNorm1d takes the style of each sample as whole numbers below 5, (N,), "
-    "or as shares, floating (N, 5); received {} for x (3, 4, 6)"
+    "ConditionalInstanceNorm1d takes the style of each sample as whole numbers below 5, (3,), "
+    "or as shares, floating (3, 5); received {}"
 )
 
 

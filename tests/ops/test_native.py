@@ -34,7 +34,7 @@ from forms import (
 from normwise import reference
 from normwise.axes import SCHEMES, Scheme, parse
 from normwise.errors import NormError
-from normwise.layers import GroupNorm
+from normwise.layers import ConditionalInstanceNorm1d, GroupNorm
 from normwise.ops import dispatch, native, watch
 from normwise.ops.library import packed
 from normwise.ops.plan import Formula
@@ -509,3 +509,14 @@ def test_a_variable_chooses_the_kernel(asked, said):
     )
     assert said in ran.stdout + ran.stderr
     assert (ran.returncode == 0) == (asked != "cuda")
+
+
+def test_a_conditional_norm_takes_the_kernel_with_every_sample_in_its_style():
+    norm = ConditionalInstanceNorm1d(5, 4)
+    torch.nn.init.uniform_(norm.weight)
+    x, index = torch.randn(3, 4, 6), torch.tensor([4, 0, 4])
+    with watch() as calls:
+        y = norm(x, index)
+    assert [call.kernel for call in calls] == ["native"]
+    every = torch.ones(3, 6, dtype=torch.bool)  # a mask is for the formula
+    assert_close(y, norm.double()(x.double(), index, every))

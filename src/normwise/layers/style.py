@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from normwise import ops
 from normwise.axes import SCHEMES
 from normwise.checks import whole_number
 from normwise.errors import NormError, describe
@@ -121,32 +122,48 @@ class _Conditional(Channelwise):
         self.check_input(x)
         fitted = self.scheme.pattern.fit(x.dim())
         mask = full_mask(x, mask, fitted.features, self._name())
-        shape = (*x.shape[:2], *[1] * (x.dim() - 2))
-        weight, bias = (
-            self._in_style(p, index, x).reshape(shape) for p in (self.weight, self.bias)
-        )
+        weight, bias = self.in_style(index, x.shape[0])
+        if mask is None:  # a channel of a sample is to the kernels as one of many of one sample
+            y, moments = ops.normalize(
+                x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]),
+                self.scheme,
+                weight=weight.reshape(-1),
+                bias=bias.reshape(-1),
+                eps=self.eps,
+                keeps=False,
+            )
+            self.check_elements(x, moments.elements)
+            return y.reshape(x.shape)
         y, moments = normalize(wide(x), self.scheme, eps=self.eps, mask=mask)
         self.check_elements(x, moments.elements)
-        y = y * weight + bias
-        return (y if mask is None else torch.where(mask, y, 0.0)).to(x.dtype)
+        shape = (*x.shape[:2], *[1] * (x.dim() - 2))
+        y = y * weight.reshape(shape) + bias.reshape(shape)
+        return torch.where(mask, y, 0.0).to(x.dtype)
 
-    def _in_style(self, parameter: Tensor, index: Tensor, x: Tensor) -> Tensor:
-        """The rows of a parameter that the samples take, or their blend of rows: (N, C)."""
-        parameter = wide(parameter)
+    def in_style(self, index: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias that each of the samples gets, in its style or blend of styles.
+
+        Shapes
+            index  as forward takes it
+            out    (N, C) each, float32 or wider
+        """
         blends = isinstance(index, Tensor) and index.is_floating_point()
-        expected = (x.shape[0], self.num_styles) if blends else (x.shape[0],)
+        expected = (samples, self.num_styles) if blends else (samples,)
         fits = isinstance(index, Tensor) and index.dtype != torch.bool and index.shape == expected
+        weight, bias = wide(self.weight), wide(self.bias)
         if fits and blends:
-            return index.to(parameter.dtype) @ parameter
+            shares = index.to(weight.dtype)
+            return shares @ weight, shares @ bias
         if fits:
             try:
-                return torch.nn.functional.embedding(index, parameter)
+                embedding = torch.nn.functional.embedding
+                return embedding(index, weight), embedding(index, bias)
             except IndexError:
-                fits = False
+                pass
         raise NormError(
             f"{self._name()} takes the style of each sample as whole numbers below "
-            f"{self.num_styles}, (N,), or as shares, floating (N, {self.num_styles}); received "
-            f"{describe(index)} for x {tuple(x.shape)}"
+            f"{self.num_styles}, ({samples},), or as shares, floating "
+            f"({samples}, {self.num_styles}); received {describe(index)}"
         )
 
 
