@@ -37,8 +37,9 @@ def add(commands: Any) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
+    longest = max(map(len, recipes()))
     for name, module in recipes().items():
-        print(f"{name:10}{(module.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name:{longest + 2}}{(module.__doc__ or '').strip().splitlines()[0]}")
     print("\nnormwise recipe NAME --help tells more.")
 
 

@@ -15,15 +15,19 @@ from types import ModuleType
 
 from normwise.recipes.outcome import Outcome
 
-NAMES = ("adapt", "forecast")
+NAMES = ("adapt", "forecast", "style-fast")
 
 
 def recipes() -> dict[str, ModuleType]:
     """Every recipe's module, by name."""
-    return {name: import_module(f"normwise.recipes.{name}") for name in NAMES}
+    return {name: import_module(f"normwise.recipes.{_module(name)}") for name in NAMES}
 
 
 def function_of(name: str) -> Callable[..., Outcome]:
     """The function that a recipe is."""
-    function: Callable[..., Outcome] = getattr(recipes()[name], name)
+    function: Callable[..., Outcome] = getattr(recipes()[name], _module(name))
     return function
+
+
+def _module(name: str) -> str:
+    return name.replace("-", "_")

@@ -24,11 +24,34 @@ _PAPER = (255, 255, 255)
 _INK = (60, 60, 60)
 
 
-def read_image(path: Path, size: int | None = None, smallest: int = SMALLEST) -> Tensor:
+def pictures_of(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and in place of a folder the pictures in it, by name.
+
+    Raises
+        NormError  if there is no such file or folder, or a folder has no picture.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            if not path.is_file():
+                raise NormError(f"there is no file or folder {path}")
+            found.append(path)
+            continue
+        inside = [file for file in sorted(path.iterdir()) if file.suffix.lower() in _SUFFIXES]
+        if not inside:
+            raise NormError(f"there is no picture in {path}; give one with {', '.join(_SUFFIXES)}")
+        found += inside
+    return found
+
+
+def read_image(
+    path: Path, size: int | None = None, smallest: int = SMALLEST, largest: int = LARGEST
+) -> Tensor:
     """Read a picture of any mode: (3, H, W) float32, upright, 0 to 1.
 
     size      pixels of the longer side at the most; a smaller picture is not enlarged
     smallest  pixels that each side must have, in the file
+    largest   pixels that it may have in all
 
     Grey becomes red, green and blue alike; what is transparent lies on white; 16 bits, CMYK,
     palettes and colour profiles become sRGB; a camera's rotation is done; of an animation the
@@ -43,14 +66,14 @@ def read_image(path: Path, size: int | None = None, smallest: int = SMALLEST) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limits and doubts; ours follow
             with Image.open(path) as opened:
-                _check_size(path, opened.size, smallest)
+                _check_size(path, opened.size, smallest, largest)
                 if size is not None:
                     opened.draft("RGB", (size, size))  # a JPEG is decoded no larger than needed
                 image = _in_srgb(path, ImageOps.exif_transpose(opened))
     except NormError:
         raise
     except Image.DecompressionBombError:
-        raise NormError(_too_large(path)) from None
+        raise NormError(_too_large(path, largest)) from None
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
         raise NormError(
             f"{path} is no picture that can be read ({one_line(error)}); give a whole PNG, JPEG, "
@@ -68,7 +91,8 @@ def write_image(image: Tensor, path: Path) -> Path:
     if path.suffix.lower() not in _SUFFIXES:
         raise NormError(f"{path} is no name of a picture; end it in {', '.join(_SUFFIXES)}")
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    to_picture(image).save(part, quality=92)  # PNG and the others, which lose nothing, ignore it
+    # Colours in full; PNG and the others, which lose nothing, ignore both.
+    to_picture(image).save(part, quality=92, subsampling=0)
     part.replace(path)
     return path
 
@@ -132,18 +156,18 @@ def sheet(
     return to_tensor(page)
 
 
-def _check_size(path: Path, size: tuple[int, int], smallest: int) -> None:
+def _check_size(path: Path, size: tuple[int, int], smallest: int, largest: int) -> None:
     width, height = size
     if min(size) < smallest:
         raise NormError(
             f"{path} has {width}×{height} pixels; each side needs {smallest} at the least"
         )
-    if width * height > LARGEST:
-        raise NormError(_too_large(path))
+    if width * height > largest:
+        raise NormError(_too_large(path, largest))
 
 
-def _too_large(path: Path) -> str:
-    return f"{path} has more than {LARGEST // 10**6} million pixels; give a smaller version of it"
+def _too_large(path: Path, largest: int) -> str:
+    return f"{path} has more than {largest // 10**6} million pixels; give a smaller version of it"
 
 
 def _in_srgb(path: Path, image: Image.Image) -> Image.Image:

@@ -4,20 +4,16 @@ Layers are `conv1_1`, `relu1_1`, … and `pool1`, …; the number before the lin
 which poolings part, the number after it the convolutions in one.
 """
 
-import pickle
-import struct
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normwise.errors import NormError, one_line
+from normwise.recipes.weights import read_onnx, read_torch
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
 CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # in each block
@@ -145,15 +141,7 @@ def _cached() -> Path:
 
 
 def _of_state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols that others pickle by
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError,
-            AttributeError, TypeError, IndexError, struct.error) as error:  # fmt: skip
-        raise NormError(
-            f"{path} is no state dict of torch that can be read, or not whole; {_WANTED}"
-        ) from error
+    loaded = read_torch(path, _WANTED)
     if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise NormError(f"{path} holds no state dict, a tensor for each name; {_WANTED}")
     return {str(name): tensor for name, tensor in loaded.items()}
@@ -161,25 +149,14 @@ def _of_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _of_onnx(path: Path) -> dict[str, Tensor]:
     """Weights and biases under torchvision's names, by the names that Keras gave them."""
-    try:
-        import onnx
-        from onnx import numpy_helper
-    except ImportError:
-        raise NormError(
-            f'{path} is read by onnx, which is not installed: pip install "normwise[recipes]"'
-        ) from None
-    try:
-        graph = onnx.load(str(path)).graph
-        arrays = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
-    except Exception as error:  # protobuf's and onnx' have no common family
-        raise NormError(f"{path} is no ONNX file that can be read; {_WANTED}") from error
+    arrays = read_onnx(path, _WANTED)
     found = {}
     for convolution, place in _names("vgg16").items():
         keras = convolution.replace("conv", "block").replace("_", "_conv")
         for name, array in arrays.items():
             if keras in name:
                 part = "weight" if array.ndim == 4 else "bias"
-                found[f"{place}.{part}"] = torch.from_numpy(np.array(array, dtype=np.float32))
+                found[f"{place}.{part}"] = array
     return found
 
 
