@@ -56,12 +56,12 @@ HEAVY = {
 }
 
 FILES = sorted(ROOT.rglob("*.py"))
-# These two cannot be imported where Triton is not installed: it has no wheels for some machines.
-TRITON = {"normwise.ops.triton.kernels", "normwise.ops.triton.plan"}
+# These cannot be imported where Triton is not installed: it has no wheels for some machines.
+TRITON = ("normwise.ops.triton.kernels", "normwise.ops.triton.plan")
 MODULES = [
     module
     for module in ["normwise", *(m.name for m in pkgutil.walk_packages([str(ROOT)], "normwise."))]
-    if module not in TRITON or importlib.util.find_spec("triton")
+    if not module.startswith(TRITON) or importlib.util.find_spec("triton")
 ]
 
 

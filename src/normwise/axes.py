@@ -226,7 +226,7 @@ def part_sizes(names: Sequence[str], total: int, given: Mapping[str, int]) -> tu
     unknown = [name for name in names if name not in given]
     product = 1
     for name in names:
-        product *= given.get(name, 1)
+        product *= int(given.get(name, 1))  # they may be numpy's, of 8 bits
     written = " ".join(names)
     if len(unknown) > 1:
         raise NormError(f"({written}) needs a size for all but one of its parts: {unknown[0]}=…")
@@ -237,7 +237,7 @@ def part_sizes(names: Sequence[str], total: int, given: Mapping[str, int]) -> tu
     ):
         sizes = ", ".join(f"{name}={given[name]}" for name in names if name in given)
         raise NormError(f"({written}) with {sizes} does not fit a dimension of {total}")
-    return tuple(given.get(name, total // product) for name in names)
+    return tuple(int(given[name]) if name in given else total // product for name in names)
 
 
 def trailing(count: int) -> Pattern:

@@ -109,6 +109,7 @@ CASES: dict[str, Callable[[], None]] = {
         SCHEMES["group"], (64, 256, 64, 64), groups=8, channels_last=True
     ),
     "instance norm, long": layer(SCHEMES["instance"], (2, 4, 4_000_000)),
+    "instance norm, beyond the cache": layer(SCHEMES["instance"], (2, 4, 40_000_000)),
     "instance norm": layer(SCHEMES["instance"], (64, 128, 4096), half, activation="gelu"),
     "instance norm, masked": layer(
         SCHEMES["instance"], (64, 128, 16384), activation="gelu", masked=True
@@ -129,6 +130,7 @@ CASES: dict[str, Callable[[], None]] = {
     ),
     "batch norm, float64": layer(SCHEMES["batch"], (64, 16, 512), torch.float64, activation="gelu"),
     "beyond 32 bits": layer(SCHEMES["instance"], (1 << 15, 128, 4096), half),
+    "beyond 32 bits, streamed": layer(SCHEMES["group"], (1 << 9, 64, 1 << 17), half, groups=8),
     "running statistics": remembering,
 }
 
@@ -152,7 +154,7 @@ def resources(ptx: str) -> dict[str, Any]:
 
 def main(capability: str, *names: str) -> None:
     driver.set_active(Driver(int(capability)))
-    planning.device_of = lambda index: Device(132)
+    planning.device_of = lambda index: Device(132, 50 << 20)
 
     def compile_instead(
         kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any
@@ -168,6 +170,7 @@ def main(capability: str, *names: str) -> None:
             "shared": compiled.metadata.shared,
             "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.b32", ptx)),
             "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.b32", ptx)),
+            "orders": sorted(set(re.findall(r"(?:atom|ld)\.global\.gpu\.(\w+)", ptx))),
             **resources(ptx),
         }
         print(json.dumps(row), flush=True)

@@ -14,7 +14,7 @@ from normwise.ops.plan import Formula, statistic_shape
 from normwise.ops.triton import launch
 from normwise.ops.triton.launch import BACKWARD, FORWARD, Device, Launch, choose
 
-HOPPER = Device(132)
+HOPPER = Device(132, 50 << 20)
 LAST = Scheme(trailing(1))
 
 
@@ -35,13 +35,36 @@ def launched(scheme: Scheme, shape: tuple[int, ...], itemsize: int = 4, **option
 
 def test_few_long_statistics_are_split_until_all_multiprocessors_work():
     group = launched(SCHEMES["group"], (8, 256, 65536), g=8)
-    assert (group.rows, group.neighbours, group.row_tiles * group.tiles) == (1, 8192, 256)
-    assert group.programs == 64 * 256
+    assert (group.rows, group.neighbours, group.parts) == (1, 4096, 512)
+    assert group.programs == 64 * 512
     instance = launched(SCHEMES["instance"], (2, 4, 4_000_000))
     assert not instance.whole
-    assert instance.programs == 8 * math.ceil(4_000_000 / 8192) > 20 * HOPPER.multiprocessors
+    assert instance.programs == 8 * math.ceil(4_000_000 / 4096) > 20 * HOPPER.multiprocessors
     small = launched(SCHEMES["instance"], (1, 2, 100_000))
     assert small.programs >= HOPPER.multiprocessors, "smaller tiles rather than idle ones"
+
+
+@pytest.mark.parametrize("most", [FORWARD, BACKWARD], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [
+        ("group", (8, 256, 65536), {"g": 8}),
+        ("instance", (2, 4, 4_000_000), {}),
+        ("batch", (64, 128, 8192), {}),
+    ],
+)
+def test_what_is_read_twice_is_read_from_the_cache_the_second_time(name, shape, sizes, most):
+    operands = 1 if most == FORWARD else 2
+    by = launched(SCHEMES[name], shape, most=most, operands=operands, **sizes)
+    assert by.streaming == launch.WAVES // operands * HOPPER.multiprocessors
+    assert by.lag * by.held * 4 * operands <= launch.STREAMED * HOPPER.cache_bytes
+
+
+def test_what_the_cache_does_not_hold_takes_launches_apart():
+    assert not launched(SCHEMES["instance"], (2, 4, 40_000_000)).lag
+    assert not launched(LAST, (4096, 65536), most=BACKWARD, operands=2, shares_weights=True).lag
+    short = launched(SCHEMES["instance"], (1, 2, 100_000))
+    assert short.lag, "x is in the cache as a whole"
 
 
 @pytest.mark.parametrize("size", [64, 100, 128, 256, 500, 512])
@@ -122,3 +145,14 @@ def test_tiles_cover_everything_and_are_no_larger_than_they_may_be(
     assert all(stride % by.vector == 0 for stride in strides)
     assert (k if by.across else q) % by.vector == 0
     assert by.vector * itemsize <= launch.LOAD_BYTES
+    assert not by.lag or by.parts > 1
+    assert by.lag in (0, by.parts + min(launch.WAVES * 132, by.parts * by.blocks))
+
+
+@given(st.integers(1, 50), st.integers(2, 50), st.integers(1, 50), st.data())
+def test_who_waits_waits_for_what_was_taken_before(blocks, parts, programs, data):
+    """As kernels/queue.py has it: then the earliest part that is not done waits for nothing."""
+    lag = parts + min(programs, blocks * parts)
+    item = data.draw(st.integers(lag, blocks * parts + lag - 1))
+    last_of_its_block = (item - lag) // parts * parts + parts - 1
+    assert last_of_its_block < item - (lag - parts), "and that many others are under way"

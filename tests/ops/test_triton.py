@@ -41,11 +41,14 @@ from tolerances import assert_close
 triton = pytest.importorskip("triton")
 tl = triton.language
 
-from normwise.ops.triton import kernels, launch  # noqa: E402
+import rounding  # noqa: E402
+from normwise.ops.triton import launch  # noqa: E402
 from normwise.ops.triton import plan as planning  # noqa: E402
+from normwise.ops.triton.kernels.tiles import address, positions  # noqa: E402
 from normwise.ops.triton.plan import TritonPlan  # noqa: E402
 
 DEVICE = "cpu" if planning.INTERPRETED else "cuda"
+rounding.as_a_gpu_rounds()
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,23 @@ def split(monkeypatch):
     monkeypatch.setattr(launch, "FORWARD", 32)
     monkeypatch.setattr(launch, "BACKWARD", 32)
     monkeypatch.setattr(launch, "SHARE", 64)
+
+
+@pytest.fixture
+def apart(split, monkeypatch):
+    """So small, and no cache that they could be streamed through."""
+    monkeypatch.setattr(launch, "STREAMED", 0)
+
+
+SPLITS = pytest.mark.parametrize("how", ["split", "apart"])
+HOW = pytest.mark.parametrize("how", ["whole", "split", "apart"])
+
+
+@pytest.fixture
+def tiled(how, request):
+    """Statistics in tiles as `how` says."""
+    if how != "whole":
+        request.getfixturevalue(how)
 
 
 def by_triton(case: Case, inputs: Inputs, **options: Any) -> Outcome:
@@ -116,11 +136,13 @@ def test_the_kernels_compute_the_formula(case, masked):
 
 @small()
 @masked_or_not
-def test_a_statistic_may_be_split_over_programs(case, masked, split):
+@SPLITS
+def test_a_statistic_may_be_split_over_programs(case, masked, how, tiled):
     check(case, inputs_of(case, torch.float32, masked=masked))
     (plan,) = TritonPlan.plans.values()
-    assert not plan._ahead.whole
-    assert not plan._back[False].whole
+    for by in (plan._ahead, plan._back[False]):
+        assert by.parts > 1
+        assert bool(by.lag) == (how == "split")
 
 
 @small("group", "batch of rows", "layer", "trailing")
@@ -137,11 +159,9 @@ def test_residual_and_activation_are_part_of_the_formula(case, activation):
 
 
 @small("instance", "batch of rows", "layer", "trailing")
-@pytest.mark.parametrize("splits", [False, True], ids=["whole", "split"])
+@HOW
 @masked_or_not
-def test_an_offset_costs_no_digits(case, splits, masked, request):
-    if splits:
-        request.getfixturevalue("split")
+def test_an_offset_costs_no_digits(case, how, masked, tiled):
     check(case, inputs_of(case, torch.float32, masked=masked, offset=1e6))
 
 
@@ -156,10 +176,8 @@ def test_a_level_that_shifts_costs_no_digits(case, share, split):
 
 
 @small("group", "batch of rows", "layer", "trailing")
-@pytest.mark.parametrize("splits", [False, True], ids=["whole", "split"])
-def test_the_same_call_gives_the_same_bits(case, splits, request):
-    if splits:
-        request.getfixturevalue("split")
+@HOW
+def test_the_same_call_gives_the_same_bits(case, how, tiled):
     inputs = inputs_of(case, torch.float32, adds=True)
     first, second = (by_triton(case, inputs, activation="silu") for _ in range(2))
     assert torch.equal(first.y, second.y)
@@ -197,10 +215,8 @@ def test_everything_at_once(case, dtype, masked, split):
 
 
 @pytest.mark.parametrize("alone", ["x", "weight", "bias", "residual"])
-@pytest.mark.parametrize("splits", [False, True], ids=["whole", "split"])
-def test_each_gradient_may_be_wanted_alone(alone, splits, request):
-    if splits:
-        request.getfixturevalue("split")
+@HOW
+def test_each_gradient_may_be_wanted_alone(alone, how, tiled):
     case = next(case for case in SMALL if case.name == "group")
     inputs = inputs_of(case, torch.float32, adds=True)
     gradient = inputs.pop("gradient")
@@ -224,14 +240,13 @@ def test_each_gradient_may_be_wanted_alone(alone, splits, request):
 
 @triton.jit
 def _addresses(
-    to, block, row_tile, tile, sizes, strides, statistics: tl.constexpr,
-    rows: tl.constexpr, neighbours: tl.constexpr,
-    vector: tl.constexpr, across: tl.constexpr,
+    to, block, part, tiles, sizes, strides, statistics: tl.constexpr, rows: tl.constexpr,
+    neighbours: tl.constexpr, vector: tl.constexpr, across: tl.constexpr,
 ):  # fmt: skip
-    _, where, there = kernels._tile(
-        block, row_tile, tile, sizes, statistics, rows, neighbours, vector, across, True
+    _, where, there = positions(
+        block, part, tiles, sizes, statistics, rows, neighbours, vector, across, True
     )
-    at = kernels._at(where, strides, vector, across)
+    at = address(where, strides, vector, across)
     at = tl.where(there[0] & there[1] & there[2], at, -1)
     s = tl.arange(0, statistics)[:, None, None] * (rows * neighbours)
     r = tl.arange(0, rows)[None, :, None] * neighbours
@@ -248,8 +263,9 @@ def test_addresses_beyond_32_bits(across):
                                                                            q // 4 - 1)  # fmt: skip
     to = torch.empty(held, dtype=torch.int64, device=DEVICE)
     units = tuple(s // 4 for s in strides)
+    tiles = max(q // 4, 1)
     _addresses[(1,)](
-        to, block, row_tile, tile,
+        to, block, row_tile * tiles + tile, tiles,
         (o, a, k // 4, p, q) if across else (o, a, k, p, q // 4), units, *held, vector=4,
         across=across,
     )  # fmt: skip
@@ -349,7 +365,7 @@ def test_what_is_said_of_a_call(split):
     said = nw.explain(nw.GroupNorm1d(2, 6).to(DEVICE), torch.zeros(3, 6, 20, device=DEVICE))
     assert said.kernel == "triton"
     assert str(said).endswith(
-        "triton, 6 statistics of 3 x 20 neighbours; two passes, 3 tiles each, "
+        "triton, 6 statistics of 3 x 20 neighbours; streamed, 3 tiles each, "
         "tiles of 1 x 1 x 32, 18 programs"
     )
 

@@ -2,6 +2,27 @@
 
 Decided from the form, the sizes of numbers and the device alone, so it can be read and tested
 where there is no GPU. No figure here has been measured: benchmarks/gpu.py is to.
+
+What a statistic averages over may be more than a program holds. Then its parts are measured by
+many, and read again to be normalized, and there are two ways.
+
+    apart     one launch measures, one merges, one normalizes: three passes over memory where a
+              copy has two, so 67 % of its speed at best; backward 60 %
+    streamed  one launch; each part is normalized as soon as its statistics can be expected,
+              `lag` parts after it was measured, while the cache still has it: two passes (three)
+
+The lag is the parts of a statistic, and one part for each program: those that are under way.
+Of the 50 MB that an H100's cache has, x of (8, 256, 65536) in 8 groups takes 17 MB, its rows of
+8.4 MB and 8.7 MB under way, and backward, with the gradient, 25 MB; (2, 4, 4,000,000) takes 25
+and 41 MB. By memory's account alone that is a copy's speed. Against it stand the second read,
+from the cache; half of the cache lying further away; and the first lag, which only reads, and
+the last, which only writes: a 40th of all parts, but a fifth where there are eight rows. 80 % of
+a copy is expected. Nothing of this was measured.
+
+Launches for groups of statistics that fit into the cache would do without waiting, but 64 rows
+take 192 of them, some 10 us each on the host, where the copy takes 0.4 ms. Parts that stay on
+chip until a barrier for all programs would leave memory idle for some 3 us at each barrier, and
+to read a row of 8 MB takes 3.
 """
 
 from dataclasses import dataclass
@@ -19,20 +40,24 @@ FORWARD, BACKWARD = 16_384, 8_192
 SHARE = 4_096
 SECTOR_BYTES, LINE_BYTES, LOAD_BYTES = 32, 128, 16
 WAVES = 4  # programs for each multiprocessor, where they share the work out among them
+# Of the second-level cache, what may lie between the first read of a part and the second.
+STREAMED = 0.8
 _MOST_WARPS = 16
 _THREADS = 32
 _EACH_BYTES = 64  # of a tile for each thread, as wide as it is computed: 16 numbers of float32
 _PADDING = 1 / 16  # of a tile along q may be beyond the end
+_FEW = 16  # elements for each sum that is left in memory, at least
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a launch depends on, of a GPU."""
+    """What a launch depends on, of a GPU; cache_bytes is the second level's."""
 
     multiprocessors: int
+    cache_bytes: int
 
 
-INTERPRETER = Device(1)  # it runs one program after the other
+INTERPRETER = Device(1, 50_000_000)  # it runs one program after the other
 
 
 @dataclass(frozen=True)
@@ -44,6 +69,7 @@ class Launch:
     vector            elements that every distance is a multiple of, at most 16 bytes
     across            whether statistics are neighbours, and what they average over is not
     wide              whether positions need 64 bits
+    lag               parts between measuring one and normalizing it; 0 where launches are apart
     """
 
     statistics: int
@@ -57,16 +83,27 @@ class Launch:
     vector: int
     across: bool
     wide: bool
+    lag: int
+
+    @property
+    def parts(self) -> int:
+        """How many tiles what a statistic averages over is split into."""
+        return self.row_tiles * self.tiles
 
     @property
     def whole(self) -> bool:
         """Whether a tile holds all that a statistic averages over."""
-        return self.row_tiles * self.tiles == 1
+        return self.parts == 1
 
     @property
     def programs(self) -> int:
-        """How many programs run."""
-        return self.row_tiles * self.tiles * self.groups
+        """How many programs run, where launches are apart."""
+        return self.parts * self.groups
+
+    @property
+    def streaming(self) -> int:
+        """How many run where parts are streamed: each takes one after the other."""
+        return self.lag - self.parts
 
     @property
     def held(self) -> int:
@@ -75,11 +112,18 @@ class Launch:
 
 
 def choose(
-    form: Form, itemsize: int, device: Device, *, most: int, shares_weights: bool = False
+    form: Form,
+    itemsize: int,
+    device: Device,
+    *,
+    most: int,
+    operands: int = 1,
+    shares_weights: bool = False,
 ) -> Launch:
     """The launch for tensors of a form.
 
     most            elements that a program may hold: FORWARD or BACKWARD
+    operands        tensors like x that are read twice where a tile does not hold a statistic
     shares_weights  whether gradients of weights that all statistics share are wanted, so that
                     a program is to add up those of many before it writes
     """
@@ -92,10 +136,17 @@ def choose(
         statistics, held_rows, neighbours = _runs(k, kept, rows, q, itemsize, device, most)
     blocks = _tiles(kept, statistics)
     row_tiles, tiles = _tiles(rows, held_rows), _tiles(q, neighbours)
+    held, parts = statistics * held_rows * neighbours, row_tiles * tiles
+    at_once = min(max(WAVES // operands, 1) * device.multiprocessors, blocks * parts)
+    lag = parts + at_once
+    between = min(lag, blocks * parts) * held * itemsize * operands
+    # Who streams leaves sums for shared weights of each part: they must be few beside the part.
+    few = not shares_weights or (across and statistics >= _FEW)
+    if parts == 1 or not few or between > STREAMED * device.cache_bytes:
+        lag = 0
     groups = blocks
-    if shares_weights:
-        groups = min(blocks, max(1, WAVES * device.multiprocessors // (row_tiles * tiles)))
-    held = statistics * held_rows * neighbours
+    if shares_weights and not lag:
+        groups = min(blocks, max(1, WAVES * device.multiprocessors // parts))
     return Launch(
         statistics,
         held_rows,
@@ -107,7 +158,8 @@ def choose(
         warps=min(max(held * max(itemsize, 4) // (_THREADS * _EACH_BYTES), 1), _MOST_WARPS),
         vector=_vector(form, itemsize, across),
         across=across,
-        wide=_is_wide(form, held * row_tiles * tiles * blocks),
+        wide=_is_wide(form, held * parts * blocks),
+        lag=lag,
     )
 
 
@@ -138,7 +190,7 @@ def _runs(
         while statistics > 1 and _tiles(kept, statistics) < WAVES * device.multiprocessors:
             statistics //= 2
         return statistics, _power(rows), _power(q)
-    share = _share(kept * rows * q, min(2 * SHARE, most), device)
+    share = _share(kept * rows * q, min(SHARE * max(4 // itemsize, 1), most), device)
     statistics = 1
     if q * itemsize < LINE_BYTES:  # short runs of several statistics lie side by side
         statistics = min(_power(k), max(share // 2, 1), _power(LINE_BYTES // (q * itemsize)))
@@ -203,4 +255,5 @@ def device_of(index: int) -> Device:
     """The properties of a GPU; those of the interpreter where there is none."""
     if index < 0:
         return INTERPRETER
-    return Device(torch.cuda.get_device_properties(index).multi_processor_count)
+    properties = torch.cuda.get_device_properties(index)
+    return Device(properties.multi_processor_count, properties.L2_cache_size)

@@ -56,10 +56,14 @@ class TritonPlan(Plan):
         self._given = given
         itemsize = x.element_size()
         self._ahead = choose(walk, itemsize, device, most=launch.FORWARD)
+        operands = 3 if self.formula.activation is not None else 2  # x, gradient, residual
         self._back = {
-            shares: choose(walk, itemsize, device, most=launch.BACKWARD, shares_weights=shares)
+            shares: choose(
+                walk, itemsize, device,
+                most=launch.BACKWARD, operands=operands, shares_weights=shares,
+            )
             for shares in (False, True)
-        }
+        }  # fmt: skip
         o, _, k, _, _ = walk.sizes
         self._statistics = o * k
         self._weight_along = _along(walk.weight)
@@ -88,7 +92,8 @@ class TritonPlan(Plan):
         elif self._given:
             way = "given statistics"
         else:
-            way = f"two passes, {ahead.row_tiles * ahead.tiles} tiles each"
+            way = "streamed" if ahead.lag else "two passes"
+            way += f", {ahead.parts} tiles each"
         words = f"{walk}; {way}, {tile}, {ahead.programs} programs"
         return words + "; x is copied to be contiguous" * self.copies
 
@@ -122,6 +127,16 @@ class TritonPlan(Plan):
                 **tile, **self._at, **self._constants, CENTRES=self.formula.scheme.centres,
             )  # fmt: skip
             return y, moments
+        if split and ahead.lag:
+            assert moments is not None
+            run(
+                kernels.stream, ahead.streaming, x.device,
+                x, y, weight, bias, residual, mask, moments, self._parts(ahead, 4, x.device),
+                self._queue(ahead, x.device), self._statistics, self._statistics * ahead.parts,
+                ahead.row_tiles, ahead.tiles, ahead.blocks, ahead.lag, **tile, **self._at,
+                **self._constants, CENTRES=self.formula.scheme.centres, BLOCK=_merged(ahead),
+            )  # fmt: skip
+            return y, moments if keeps else None
         if moments is not None:
             self._measure(x, mask, moments)
         run(
@@ -132,25 +147,32 @@ class TritonPlan(Plan):
         return y, moments if keeps else None
 
     def _measure(self, x: Tensor, mask: Tensor | None, moments: Tensor) -> None:
-        """The moments, from those of tiles."""
+        """The moments, from those of parts."""
         ahead = self._ahead
-        each = ahead.row_tiles * ahead.tiles
-        parts = moments.new_empty((4, self._statistics, each))
-        part_stride = self._statistics * each
+        parts, stride = self._parts(ahead, 4, x.device), self._statistics * ahead.parts
         tile = self._tile(ahead)
         del tile["at_y"]
         run(
             kernels.measure, ahead.programs, x.device,
-            x, mask, parts, part_stride, ahead.row_tiles, ahead.tiles, **tile,
+            x, mask, parts, stride, ahead.row_tiles, ahead.tiles, **tile,
             at_mask=self._at["at_mask"], CENTRES=self.formula.scheme.centres,
             MASK=self._constants["MASK"],
         )  # fmt: skip
+        del tile["at_x"]
         run(
-            kernels.merge, self._statistics, x.device,
-            parts, part_stride, each, moments, self._statistics, self._walk.sizes[2],
-            self._at["at_statistic"], COUNTS=mask is not None,
-            BLOCK=min(max(16, 1 << (each - 1).bit_length()), 1024), WIDE=ahead.wide, num_warps=1,
+            kernels.merge, ahead.blocks, x.device,
+            parts, stride, moments, self._statistics, ahead.parts, **tile,
+            at_statistic=self._at["at_statistic"], COUNTS=mask is not None, BLOCK=_merged(ahead),
         )  # fmt: skip
+
+    def _parts(self, by: Launch, figures: int, device: torch.device) -> Tensor:
+        """Where each part leaves its figures."""
+        sizes = (figures, self._statistics, by.parts)
+        return torch.empty(sizes, dtype=self.wide, device=device)
+
+    def _queue(self, by: Launch, device: torch.device) -> Tensor:
+        """Who takes what, see kernels/queue.py."""
+        return torch.zeros(1 + by.blocks, dtype=torch.int32, device=device)
 
     def backward(
         self,
@@ -180,9 +202,10 @@ class TritonPlan(Plan):
 
         if back.whole or self._given:
             self._back_by(back, tensors, dx, dresidual, None, partial, own=not self._given)
+        elif back.lag and (wanted[0] or dresidual is not None):
+            self._stream_back(back, tensors, dx, dresidual, partial)
         else:
-            each = back.row_tiles * back.tiles
-            sums = torch.empty((2, self._statistics, each), dtype=self.wide, device=x.device)
+            sums = self._parts(back, 2, x.device)
             self._back_by(back, tensors, None, None, sums, partial, own=False)
             if wanted[0] or dresidual is not None:
                 total = sums.sum(2)
@@ -215,6 +238,26 @@ class TritonPlan(Plan):
             slots[0] * slots[1] * slots[2], slots[1], slots[2], back.row_tiles, back.tiles,
             back.blocks, back.groups, **self._tile(back), **self._at, **self._constants,
             OWN=own, CENTRES=self.formula.scheme.centres,
+        )  # fmt: skip
+
+    def _stream_back(
+        self,
+        back: Launch,
+        tensors: tuple[Tensor | None, ...],
+        dx: Tensor,
+        dresidual: Tensor | None,
+        partial: Tensor | None,
+    ) -> None:
+        slots = (1, 1, 1) if partial is None else tuple(partial.shape[1:])
+        *read, _, _ = tensors
+        run(
+            kernels.stream_backward, back.streaming, dx.device,
+            *read, dx, dresidual, self._parts(back, 2, dx.device),
+            torch.empty((2, self._statistics), dtype=self.wide, device=dx.device),
+            self._queue(back, dx.device), partial, self._statistics, self.elements,
+            slots[0] * slots[1] * slots[2], slots[1], slots[2], back.row_tiles, back.tiles,
+            back.blocks, back.lag, **self._tile(back), **self._at, **self._constants,
+            CENTRES=self.formula.scheme.centres, BLOCK=_merged(back),
         )  # fmt: skip
 
     def _partial(self, back: Launch, device: torch.device) -> Tensor:
@@ -260,6 +303,11 @@ class TritonPlan(Plan):
             "WIDE": by.wide,
             "num_warps": by.warps,
         }
+
+
+def _merged(by: Launch) -> int:
+    """How many parts of a block's statistics are merged at a time."""
+    return min(max(16, 1 << (by.parts - 1).bit_length()), max(launch.SHARE // by.statistics, 16))
 
 
 def _along(operand: Operand) -> int:
