@@ -15,7 +15,7 @@ from types import ModuleType
 
 from normwise.recipes.outcome import Outcome
 
-NAMES = ("adapt", "forecast", "style-fast")
+NAMES = ("adapt", "forecast", "speech", "style-fast")
 
 
 def recipes() -> dict[str, ModuleType]:

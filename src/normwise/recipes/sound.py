@@ -1,7 +1,8 @@
-"""Sound files: read at any rate, gathered from class folders, and written."""
+"""Sound files: read at any rate, gathered from class folders, parted, and written."""
 
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ class Clip(NamedTuple):
     wave: Tensor
     folders: tuple[str, ...]
     stem: str
+
+    def cut(self, seconds: float, rate: int) -> "Clip":
+        """Its first seconds, of `rate` samples each."""
+        return self._replace(wave=self.wave[: max(1, round(seconds * rate))])
 
 
 def read_sound(path: Path | ZipPath, rate: int) -> Tensor:
@@ -97,6 +102,47 @@ def read_folder(folder: Path | ZipPath, rate: int, *, skip: bool = False) -> tup
             f"({', '.join(SUFFIXES)})"
         )
     return clips, left_out
+
+
+def parted(
+    clips: Sequence[Clip], labels: Sequence[str], shares: Sequence[float], seed: int = 0
+) -> list[list[int]]:
+    """Indices of the clips of each part, drawn at random.
+
+    Where classes share names of files, as the same prompts in several languages, files of one
+    name are all in one part: what was learned of a sentence is not asked again. Else
+    each class is shared out in proportion.
+
+    Raises
+        NormError  if there is one class alone, or a part would have no clip of some class.
+    """
+    classes = sorted(set(labels))
+    if len(classes) < 2:
+        raise NormError(
+            f"there is one class, {classes[0]!r}; two at least are needed to tell apart"
+        )
+    generator = np.random.default_rng(seed)
+    named = set(zip(labels, [clip.stem for clip in clips], strict=True))
+    shared = Counter(stem for _, stem in named).most_common(1)[0][1] > 1
+    parts: list[list[int]] = [[] for _ in shares]
+    for members in [list(labels)] if shared else classes:
+        mine = [i for i, label in enumerate(labels) if shared or label == members]
+        names = [clips[i].stem if shared else str(i) for i in mine]
+        order = generator.permutation(sorted(set(names))).tolist()
+        edges = np.round(np.cumsum(shares) / sum(shares) * len(order)).astype(int)
+        part_of = {
+            name: int(np.searchsorted(edges, k, side="right")) for k, name in enumerate(order)
+        }
+        for i, name in zip(mine, names, strict=True):
+            parts[part_of[name]].append(i)
+    for part in parts:
+        missing = [name for name in classes if name not in {labels[i] for i in part}]
+        if missing:
+            raise NormError(
+                f"the class {missing[0]!r} has {list(labels).count(missing[0])} clips, too few for "
+                f"{len(shares)} parts; give more of them"
+            )
+    return parts
 
 
 def _below(folder: Any, names: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
