@@ -68,3 +68,21 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be had on a device, within what this process is allowed; None if not told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = []
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        if "MemAvailable" in lines:
+            free.append(1024 * int(lines["MemAvailable"].split()[0]))
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").is_file():
+        allowed = (group / "memory.max").read_text().strip()
+        if allowed != "max":
+            free.append(int(allowed) - int((group / "memory.current").read_text()))
+    return min(free, default=None)

@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         one.set_defaults(
             call=_recipe,
             recipe=name,
-            left=KEPT,
+            left=getattr(module, "LEFT", KEPT),
         )
 
 

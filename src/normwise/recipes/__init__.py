@@ -7,6 +7,7 @@ A recipe is a module of this folder that has
     add_options     of an argparse parser: what the recipe can be told
     a function      of the module's name, which takes these as keywords, and out and command;
                     it writes into the folder out and returns an `Outcome`
+    LEFT            if stopping it leaves something else than finished trials: what
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from types import ModuleType
 
 from normwise.recipes.outcome import Outcome
 
-NAMES = ("adapt", "forecast", "speech", "style-fast")
+NAMES = ("adapt", "forecast", "speech", "style", "style-fast")
 
 
 def recipes() -> dict[str, ModuleType]:

@@ -112,7 +112,7 @@ def fitted(shape: Sequence[int], size: int) -> tuple[int, int]:
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """(3, H, W) float32 of a picture in RGB."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def to_picture(image: Tensor) -> Image.Image:
