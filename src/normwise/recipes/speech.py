@@ -1,4 +1,4 @@
-"""Tell spoken languages: which norm, where clips are of unequal length?
+"""Tell spoken languages: which norm, if clips are of unequal length?
 
 Clips become log-mel spectrograms, padded to the longest of a batch. A small convolutional
 network hears the recorded frames alone: its norms mask the padding, and it averages over
