@@ -19,6 +19,7 @@ MAKE: dict[str, Callable[[], Any]] = {
     "batch": lambda: nw.BatchNorm1d(4),
     "batch in evaluation": lambda: nw.BatchNorm1d(4).eval(),
     "batch that counts": lambda: nw.BatchNorm1d(4, momentum=None),
+    "frozen": lambda: nw.FrozenBatchNorm1d(4),
     "instance": lambda: nw.InstanceNorm1d(4, affine=True, track_running_stats=True),
     "group": lambda: nw.GroupNorm(2, 4),
     "layer": lambda: nw.LayerNorm1d(4),
@@ -151,6 +152,22 @@ def test_a_transform_and_a_watcher_are_seen():
     together = torch.func.vmap(lambda x: layer(x[None])[0])(x)
     assert_close(together, layer(x))
     assert "native" in str(nw.explain(layer, x))
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["at first", "later"])
+@pytest.mark.parametrize("graded", [True, False])
+def test_a_tensor_that_was_carried_out_of_a_transform_is_taken(times, graded):
+    layer, carried = made("group"), []
+    for _ in range(times):
+        layer(drawn(2))
+
+    def carry(x: Tensor) -> Tensor:
+        carried.append(x)
+        return x.sum()
+
+    torch.func.grad(carry)(drawn(2))
+    with torch.set_grad_enabled(graded):
+        assert_close(layer(carried[0]), layer(drawn(2)))
 
 
 class Doubled(torch.nn.Module):

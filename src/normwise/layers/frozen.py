@@ -1,6 +1,6 @@
 """Batch norm that is done learning."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ class _Frozen(Channelwise, WideStatistics):
         return frozen.train(norm.training)
 
     def remembered(self) -> Remembered:
-        return Remembered(self.running_mean, self.running_var, None)
+        buffers = self._buffers
+        return Remembered(buffers["running_mean"], cast(Tensor, buffers["running_var"]), None)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *arguments: Any

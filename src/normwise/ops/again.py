@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from normwise.ops.choice import PLAIN, between
 from normwise.ops.gradients import differentiably
@@ -73,7 +74,7 @@ def again(
     if type(x) not in PLAIN or x.layout is not torch.strided or watchers or between():
         return None
     found = known.get((x.shape, x.stride(), x.dtype))
-    if found is None or not x.is_cpu or x.is_neg():
+    if found is None or not x.is_cpu or x.is_neg() or is_functorch_wrapped_tensor(x):
         return None
     plan = found.plan
     if not _is_like(weight, found.weight, plan.weights) or not _is_like(

@@ -88,6 +88,8 @@ def obstacle(
         return "x is empty"
     if x.is_neg():
         return "x is a negated view"
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return "x is left over from a transform of torch.func"
     for name, other in (("weight", weight), ("bias", bias), ("residual", residual), ("mask", mask)):
         if other is None:
             continue

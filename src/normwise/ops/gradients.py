@@ -11,6 +11,21 @@ from normwise.reference import Moments
 Four = tuple[Tensor | None, ...]  # of x, weight, bias and residual
 
 
+class _Rest:
+    """What a call of the kernels takes beside that which has gradients, and the moments it leaves.
+
+    One argument in place of five: autograd looks at each, there and back.
+    """
+
+    __slots__ = ("mask", "mean", "moments", "plan", "var")
+
+    def __init__(
+        self, plan: Plan, mask: Tensor | None, mean: Tensor | None, var: Tensor | None
+    ) -> None:
+        self.plan, self.mask, self.mean, self.var = plan, mask, mean, var
+        self.moments: Tensor | None = None  # as an output they would cost 3 µs
+
+
 class Normalize(torch.autograd.Function):
     """One call of the kernels whose result has a gradient.
 
@@ -25,28 +40,20 @@ class Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        plan: Plan,
-        kept: list[Tensor | None],  # where the moments go: as an output they would cost 3 µs
+        rest: _Rest,
     ) -> Tensor:
+        plan, mask, mean, var = rest.plan, rest.mask, rest.mean, rest.var
         y, moments = plan.forward(x, weight, bias, residual, mask, mean, var, var is None)
-        acts = plan.formula.activation is not None
-        ctx.save_for_backward(x, weight, bias, residual if acts else None, mask, mean, var, moments)
-        ctx.plan = plan
-        ctx.adds = residual is not None
-        ctx.set_materialize_grads(False)
-        kept.append(moments)
+        if plan.formula.activation is None:
+            residual = None
+        ctx.save_for_backward(x, weight, bias, residual, mask, mean, var, moments)
+        ctx.plan, rest.moments = plan, moments
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
-        if gradient is None:
-            return (None,) * 9
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, residual, mask, mean, var, moments = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:4]
-        plan: Plan = ctx.plan
+        wanted, plan = ctx.needs_input_grad[:4], ctx.plan
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for
             found = by_formula(
                 plan.formula, gradient, (x, weight, bias, residual), mask, mean, var, wanted
@@ -55,7 +62,12 @@ class Normalize(torch.autograd.Function):
             found = plan.backward(
                 gradient, x, weight, bias, residual, mask, mean, var, moments, wanted
             )
-        return (*found, None, None, None, None, None)
+        return (*found, None)
+
+
+# Function.apply in Python first asks for torch.func's transforms, which `choice.between` has
+# done, and takes 3 of the 7 µs that an autograd function needs: this is what it calls then.
+_apply: Any = super(torch.autograd.Function, Normalize).apply
 
 
 def differentiably(
@@ -69,10 +81,8 @@ def differentiably(
     plan: Plan,
 ) -> tuple[Tensor, Tensor | None]:
     """`plan.forward` with a gradient; the moments, where they are x's own, have none."""
-    kept: list[Tensor | None] = []
-    call: Any = Normalize.apply
-    y: Tensor = call(x, weight, bias, residual, mask, mean, var, plan, kept)
-    return y, kept[0]
+    rest = _Rest(plan, mask, mean, var)
+    return _apply(x, weight, bias, residual, rest), rest.moments
 
 
 def by_formula(

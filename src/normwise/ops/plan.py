@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -275,17 +276,24 @@ def batch_of(
         or (batches is not None and batches.dtype != torch.int64)
         or var.dtype not in _WIDE
         or (mean is not None and mean.dtype != var.dtype)
-        or len(fitted.samples) > 1
     ):
         return None
-    sizes = moments.shape[1:]
-    statistics, features = sizes.numel(), var.numel()
+    where = _where(moments.shape, var.numel(), fitted.samples)
+    return None if where is None else Batch(moments, *where)
+
+
+@lru_cache(4096)
+def _where(
+    moments: torch.Size, features: int, sampled: tuple[int, ...]
+) -> tuple[int, int, int, int, int] | None:
+    """Where the moments of each sample and feature lie; None where strides cannot tell."""
+    sizes = moments[1:]
+    statistics = sizes.numel()
     samples = statistics // max(features, 1)
-    inner = sizes[fitted.samples[0] + 1 :].numel() if fitted.samples else features
-    if inner not in (1, features):  # what is remembered lies on both sides of n
+    inner = sizes[sampled[0] + 1 :].numel() if sampled else features
+    if len(sampled) > 1 or inner not in (1, features):  # features lie on both sides of n
         return None
-    feature_stride = 1 if inner == features else samples
-    return Batch(moments, statistics, samples, features, inner, feature_stride)
+    return statistics, samples, features, inner, 1 if inner == features else samples
 
 
 def _is_plain(buffer: Tensor, moments: Tensor) -> bool:
