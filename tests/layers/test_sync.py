@@ -1,10 +1,13 @@
 """Batch norm over processes: real ones, compared with one process that has the whole batch."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import distributed as dist
 
 import normwise as nw
+from normwise.ops import choice, watch
 from processes import together
 from tolerances import assert_close
 
@@ -19,6 +22,7 @@ CASES = {
     "nothing anywhere": ([0, 0, 0], 0.0, False),
 }
 C, T = 3, 5
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def whole(sizes, offset):
@@ -53,18 +57,34 @@ def trained(layer, x, mask):
     }
 
 
+def stepped(layer, x):
+    """y and the gradients of x, residual and weight, of one step with a residual, x[1]."""
+    x = [t.clone().requires_grad_() for t in x]
+    y = layer(x[0], residual=x[1])
+    slope = torch.linspace(-1, 1, T, dtype=torch.bfloat16).to(y.dtype).expand(y.shape)
+    gradients = torch.autograd.grad(y, [*x, layer.weight], slope)
+    return dict(zip(("y", "x", "residual", "weight"), (y.detach(), *gradients), strict=True))
+
+
 def part(rank, sizes, tensor):
     start = sum(sizes[:rank])
     return tensor[:, start : start + sizes[rank]]
 
 
-def work(rank, processes):
+def work(kernel, rank, processes):
     """What each process does: every case, its own part of it."""
+    choice.FORCED = kernel
     results = {}
     for name, (sizes, offset, masked) in CASES.items():
         sizes = sizes[:processes]
         x, mask = (part(rank, sizes, tensor) for tensor in whole(sizes, offset))
-        results[name] = trained(nw.SyncBatchNorm(C), x, mask if masked else None)
+        with watch() as calls:
+            results[name] = trained(nw.SyncBatchNorm(C), x, mask if masked else None)
+        assert {call.kernel for call in calls} == {kernel}, calls
+    for dtype in PRECISIONS:
+        sizes = CASES["equal"][0][:processes]
+        x, _ = (part(rank, sizes, tensor) for tensor in whole(sizes, 3.0))
+        results[dtype] = stepped(nw.SyncBatchNorm(C, activation="silu"), x.to(dtype))
     groups = [dist.new_group([i]) if i else dist.new_group([0, processes - 1]) for i in range(2)]
     x, _ = whole([2] * processes, 0.0)
     mine = nw.SyncBatchNorm(C, process_group=groups[0 if rank in (0, processes - 1) else 1])
@@ -75,10 +95,20 @@ def work(rank, processes):
     return results
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+KERNELS = [
+    pytest.param(("native", 3), id="native"),
+    pytest.param(("triton", 2), id="triton"),
+    pytest.param(("reference", 2), id="reference", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=KERNELS)
 def results(request, tmp_path_factory):
     """What each of 2 or 3 processes found, by rank."""
-    return together(work, request.param, tmp_path_factory.mktemp("meeting"))
+    kernel, processes = request.param
+    if kernel == "triton":
+        pytest.importorskip("triton")
+    return together(partial(work, kernel), processes, tmp_path_factory.mktemp("meeting"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -99,6 +129,19 @@ def test_processes_together_are_one_with_the_whole_batch(results, name):
     for parameter in ("weight", "bias"):
         total = torch.stack([every[name][parameter] for every in results]).sum(0)
         assert_close(total, truth[parameter], backward=True)
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+def test_residual_and_activation_in_every_precision(results, dtype):
+    sizes = CASES["equal"][0][: len(results)]
+    x, _ = whole(sizes, 3.0)
+    truth = stepped(nw.BatchNorm1d(C, activation="silu").double(), x.to(dtype).double())
+    for rank, every in enumerate(results):
+        for name in ("y", "x", "residual"):
+            expected = part(rank, sizes, truth[name][None])[0]
+            assert_close(every[dtype][name], expected, backward=name != "y")
+    total = torch.stack([every[dtype]["weight"] for every in results]).sum(0)
+    assert_close(total.to(dtype), truth["weight"], backward=True)
 
 
 def test_processes_agree_with_their_group_alone(results):

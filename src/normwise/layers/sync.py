@@ -1,5 +1,6 @@
 """Batch norm over the batches of all processes."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from normwise.axes import SCHEMES, Fitted
 from normwise.layers.base import Normalization
 from normwise.layers.batch import _Batch
 from normwise.layers.lazy import Lazy
-from normwise.reference import Moments, measured
+from normwise.ops import normalize_together
 from normwise.running import OnNonfinite
 
 
@@ -79,13 +80,26 @@ class SyncBatchNorm(_Batch, torch.nn.SyncBatchNorm):
         )
         self.process_group = process_group
 
-    def given(self, x: Tensor, mask: Tensor | None, fitted: Fitted) -> Moments | None:
+    def normalized(
+        self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None
+    ) -> Tensor:
+        """Batch norm, with the others' batches where there are others and they train."""
         group = self._others() if self.training else None
         if group is None:
-            return super().given(x, mask, fitted)
-        moments = merged(measured(x, self.scheme, mask=mask), group)
+            return super().normalized(x, mask, fitted, residual)
+        y, moments = normalize_together(
+            x,
+            self.scheme,
+            partial(gathered, group=group),
+            weight=self.weight,
+            bias=self.bias,
+            eps=self.eps,
+            mask=mask,
+            activation=self.activation,
+            residual=residual,
+        )
         self.remember(moments, fitted)
-        return moments
+        return y
 
     def _others(self) -> Any:
         """The group of processes to agree with; None where this one is alone."""
@@ -150,28 +164,13 @@ class LazySyncBatchNorm(SyncBatchNorm, Lazy):
         return copied.eval() if self._others() else copied
 
 
-def merged(own: Moments, group: Any) -> Moments:
-    """The moments of all processes' elements, from each one's own, by Chan's formula."""
-    dtype = own.var.dtype
-    count = torch.as_tensor(own.elements, device=own.var.device).expand_as(own.var)
-    mean = own.shift.double() + own.offset.double()
-    mine = torch.stack([count.double(), mean, own.var.double()])
+def gathered(own: Tensor, group: Any) -> Tensor:
+    """What each process has, stacked by rank."""
     # Each process fills in its own row; the sum over processes is the whole table.
     here = dist.get_rank(group)
-    rows = [
-        mine if i == here else torch.zeros_like(mine) for i in range(dist.get_world_size(group))
-    ]
+    rows = [own if i == here else torch.zeros_like(own) for i in range(dist.get_world_size(group))]
     table: Tensor = _Sum.apply(torch.stack(rows), group)  # type: ignore[no-untyped-call]
-    counts, means, variances = table.unbind(1)
-
-    counts = counts.detach()  # or what is remembered would hold on to the graph
-    total = counts.sum(0)
-    share = counts / total.clamp(min=1)
-    mean = (share * means).sum(0)
-    var = (share * (variances + (means - mean).square())).sum(0)
-    var = torch.where(total > 0, var, 1.0)
-    shift = mean.detach().to(dtype)
-    return Moments(shift, (mean - shift).to(dtype), var.to(dtype), total)
+    return table
 
 
 class _Sum(torch.autograd.Function):
@@ -193,5 +192,5 @@ class _Sum(torch.autograd.Function):
 def _is_batch_norm(module: torch.nn.Module) -> bool:
     if not isinstance(module, Normalization):
         return isinstance(module, _BatchNorm)
-    plain = type(module).normalized is Normalization.normalized
+    plain = type(module).normalized in (Normalization.normalized, SyncBatchNorm.normalized)
     return isinstance(module, _Batch) and plain and module.scheme == SCHEMES["batch"]

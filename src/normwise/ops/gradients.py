@@ -56,8 +56,9 @@ class Normalize(torch.autograd.Function):
         wanted, plan = ctx.needs_input_grad[:4], ctx.plan
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for
             found = by_formula(
-                plan.formula, gradient, (x, weight, bias, residual), mask, mean, var, wanted
-            )
+                plan.formula, gradient, (x, weight, bias, residual), mask,
+                given_moments(mean, var), wanted,
+            )  # fmt: skip
         else:
             found = plan.backward(
                 gradient, x, weight, bias, residual, mask, mean, var, moments, wanted
@@ -90,8 +91,7 @@ def by_formula(
     gradient: Tensor,
     inputs: Four,
     mask: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
+    given: Moments | None,
     wanted: tuple[bool, ...],
 ) -> Four:
     """The gradients of x, weight, bias and residual as a graph that can be differentiated on."""
@@ -99,7 +99,6 @@ def by_formula(
     assert x is not None
     if wanted[3] and residual is None:  # it was not kept, as its value does not matter
         residual = torch.zeros_like(x).requires_grad_()
-    given = None if var is None else given_moments(mean, var)
     y, _ = formula.by_reference(x, weight, bias, residual, mask, given)
     asked = [t for t, wish in zip((x, weight, bias, residual), wanted, strict=True) if wish]
     found = iter(
@@ -108,7 +107,9 @@ def by_formula(
     return tuple(next(found) if wish else None for wish in wanted)
 
 
-def given_moments(mean: Tensor | None, var: Tensor) -> Moments:
-    """Statistics that are not x's own, as moments."""
+def given_moments(mean: Tensor | None, var: Tensor | None) -> Moments | None:
+    """Statistics that are not x's own, as moments; None where there are none."""
+    if var is None:
+        return None
     zero = var.new_zeros(())
     return Moments(zero if mean is None else mean, zero, var, 0, kept=True)

@@ -71,7 +71,7 @@ def _way(
 ) -> tuple[Plan | None, tuple[Any, ...]]:
     """The plan for these tensors, if there is one, and all but x as the kernels read them."""
     weight, bias, residual, mask, mean, var = others
-    given = None if var is None else given_moments(mean, var)
+    given = given_moments(mean, var)
     kernel = kernels_for(x)
     if kernel not in ("native", "triton"):
         return None, others
@@ -98,7 +98,7 @@ def _normalize(
     *form: Any,
 ) -> tuple[Tensor, Tensor]:
     formula = _unpacked(*form)
-    given = None if var is None else given_moments(mean, var)
+    given = given_moments(mean, var)
     way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
     if way is not None:
         run: Any = way.forward
@@ -150,7 +150,9 @@ def _normalize_backward(
         leaves = (None if t is None else t.detach() for t in (x, weight, bias, residual))
         with torch.enable_grad():
             inputs = tuple(t if t is None else t.requires_grad_() for t in leaves)
-            graph = by_formula(formula, gradient, inputs, mask, mean, var, tuple(wanted))
+            graph = by_formula(
+                formula, gradient, inputs, mask, given_moments(mean, var), tuple(wanted)
+            )
         found = tuple(t if t is None else t.detach() for t in graph)
     return tuple(_absent(x) if d is None else d for d in found)
 
@@ -192,7 +194,9 @@ def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         x, weight, bias, residual, mask, mean, var = tensors
         formula = _unpacked(*ctx.form)
         inputs = (x, weight, bias, residual)
-        found = by_formula(formula, gradients[0], inputs, mask, mean, var, tuple(wanted))
+        found = by_formula(
+            formula, gradients[0], inputs, mask, given_moments(mean, var), tuple(wanted)
+        )
         return (*found, *rest)
     found = torch.ops.normwise.normalize_backward(
         gradients[0], *tensors, moments, wanted, *ctx.form

@@ -176,6 +176,12 @@ class Plan(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """y and, if it `keeps` them, the moments."""
 
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The moments alone; where no kernel stops there, y is computed in vain."""
+        _, moments = self.forward(x, None, None, None, mask, None, None, True)
+        assert moments is not None  # they were to be kept
+        return moments
+
     @abstractmethod
     def backward(
         self,

@@ -146,6 +146,11 @@ class TritonPlan(Plan):
         )  # fmt: skip
         return y, moments if keeps else None
 
+    def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        moments = torch.empty(self.moments, dtype=self.wide, device=x.device)
+        self._measure(x.contiguous() if self.copies else x, _bytes(mask), moments)
+        return moments
+
     def _measure(self, x: Tensor, mask: Tensor | None, moments: Tensor) -> None:
         """The moments, from those of parts."""
         ahead = self._ahead
