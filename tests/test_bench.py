@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import normwise as nw
-from normwise import machine
+from normwise import bench, machine
 from normwise.bench import cases, chosen, goals, measure, memory, table, turns, write
 from normwise.cli import main
 from normwise.timing import take_turns
@@ -134,6 +134,42 @@ def test_one_that_fails_has_a_reason_and_the_others_a_time(monkeypatch):
 def test_a_case_leaves_no_gradient_mode_behind():
     turns.contest(replace(TINY, backward=False))
     assert torch.is_grad_enabled()
+
+
+# -- in pieces -----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [({}, True), ({"commit": "other"}, False), ({"torch": "1.0"}, False), ({"date": "x"}, True)],
+)
+def test_a_run_in_pieces_keeps_what_this_code_measured(monkeypatch, tmp_path, now, kept):
+    stamp = {**machine.stamp(), "commit": "abc"}
+    monkeypatch.setattr(bench, "stamp", lambda: stamp)
+    monkeypatch.setattr(bench, "compile_beforehand", lambda cases, workers: iter(()))
+    second, first = chosen("group*4x3x7*")
+    pieces: list[str] = []
+    one = measure([first], before=bench.earlier(tmp_path), on_progress=lambda *_: None)
+    write(one, tmp_path)
+    stamp = {**stamp, **now}
+    both = measure(
+        [first, second],
+        before=bench.earlier(tmp_path),
+        on_progress=lambda words, *_: pieces.append(words),
+    )
+    assert pieces == [second.name] if kept else pieces == [first.name, second.name]
+    assert (one["rows"][0] in both["rows"]) is kept
+    assert {row["case"] for row in both["rows"]} == {first.name, second.name}
+    if kept:
+        assert [row["case"] for row in both["rows"]] == [second.name, first.name]  # as in the grid
+
+
+def test_what_is_not_committed_may_be_other_code(monkeypatch, tmp_path):
+    stamp = {**machine.stamp(), "commit": "abc-dirty"}
+    monkeypatch.setattr(bench, "stamp", lambda: stamp)
+    (tmp_path / "cpu.json").write_text(json.dumps(stamp))
+    assert bench.earlier(tmp_path) is None
 
 
 # -- goals ---------------------------------------------------------------------------

@@ -6,38 +6,63 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from normwise.bench.cases import Case, chosen
+from normwise.bench.cases import Case, chosen, grid
 from normwise.bench.memory import keep_freed_memory, memory_cases, peaks
 from normwise.bench.turns import compile_beforehand, contest
 from normwise.machine import busy_cores, stamp
 
-__all__ = ["Case", "chosen", "measure", "write"]
+__all__ = ["Case", "chosen", "earlier", "measure", "write"]
 
 _COMPILERS = 4  # processes at most: each holds a case's tensors
 
 
 def measure(
-    cases: list[Case], *, memory: bool = True, on_progress: Callable[[str, int, int], None]
+    cases: list[Case],
+    *,
+    memory: bool = True,
+    before: dict[str, Any] | None = None,
+    on_progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """Time cases one after the other, with a stamp of what they ran on.
 
     memory       whether to measure the peak memory of those cases that are meant by it, too
+    before       what was measured `earlier`: goes into the results, and is not measured again
     on_progress  is told what is done, how many of it are behind, and of how many
     """
-    busy = busy_cores()
+    before = before or {"busy_cores": None, "rows": [], "memory": []}
+    timed, weighed = ({row["case"] for row in before[part]} for part in ("rows", "memory"))
+    heavy = [case for case in memory_cases() if memory and case in cases]
+    cases = [case for case in cases if case.name not in timed]
+    busy = [cores for cores in (busy_cores(), before["busy_cores"]) if cores is not None]
+    rows, peaked = list(before["rows"]), list(before["memory"])
     keep_freed_memory()
     workers = min(os.cpu_count() or 1, _COMPILERS)
     for i, _ in enumerate(compile_beforehand(cases, workers)):
         on_progress("compiling torch.nn", i + 1, len(cases))
-    results: dict[str, Any] = {**stamp(), "busy_cores": busy, "rows": [], "memory": []}
     for i, case in enumerate(cases):
         on_progress(case.name, i, len(cases))
-        results["rows"].append(contest(case))
-    heavy = [case for case in memory_cases() if memory and case in cases]
+        rows.append(contest(case))
+    heavy = [case for case in heavy if case.name not in weighed]
     for i, row in enumerate(peaks(heavy)):
         on_progress("measuring memory", i + 1, len(heavy))
-        results["memory"].append(row)
-    return results
+        peaked.append(row)
+    places = {case.name: place for place, case in enumerate(grid())}
+    for part in (rows, peaked):
+        part.sort(key=lambda row: places.get(row["case"], len(places)))
+    return {**stamp(), "busy_cores": max(busy, default=None), "rows": rows, "memory": peaked}
+
+
+def earlier(folder: Path) -> dict[str, Any] | None:
+    """What was written to a folder by the present code on this machine; None if it was another.
+
+    Code that is not committed may be another each time.
+    """
+    figures, now = folder / "cpu.json", stamp()
+    if not figures.is_file() or (now["commit"] or "").endswith("-dirty"):
+        return None
+    results: dict[str, Any] = json.loads(figures.read_text())
+    same = all(results.get(key) == now[key] for key in now if key != "date")
+    return results if same else None
 
 
 def write(results: dict[str, Any], folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     timed.add_argument("--quick", action="store_true", help="one input of 8 MB for each norm")
     timed.add_argument("--only", metavar="PATTERN", help="as in group, *step*bfloat16 or 10x20x100")
     timed.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR")
+    timed.add_argument("--resume", action="store_true", help="keep what this code measured to DIR")
     timed.add_argument("--json", action="store_true", help="print the figures, not the table")
     timed.set_defaults(call=_bench)
 
@@ -36,6 +37,7 @@ def _bench(options: argparse.Namespace) -> None:
         results = bench.measure(
             cases,
             memory=not options.quick,
+            before=bench.earlier(options.out) if options.resume else None,
             on_progress=lambda words, done, total: progress.update(
                 task, description=words, completed=done, total=total
             ),
