@@ -92,7 +92,7 @@ def style_fast(
     styles, path = _wanted(network, style, blend), _path(network, between, frames)
     painter = Painter(network, strength, keep_color)
     rows, files, unread = [], [], []
-    pictures = pictures_of(images or [_photo(name) for name in PHOTOS])
+    pictures = pictures_of(images or [photo(name) for name in PHOTOS])
     for picture, stem in zip(pictures, _stems(pictures), strict=True):
         try:
             image = _read(picture, size)
@@ -288,7 +288,8 @@ def _alone(place: int) -> Tensor:
     return torch.nn.functional.one_hot(torch.tensor(place), len(NAMES)).float()
 
 
-def _photo(name: str) -> Path:
+def photo(name: str) -> Path:
+    """A photo of scikit-learn, which the recipes run on if they are given none."""
     install = 'pip install "normwise[recipes]", or name pictures of your own'
     return packaged("sklearn", f"datasets/images/{name}", install)
 
