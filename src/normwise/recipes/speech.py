@@ -152,7 +152,7 @@ def speech(
     )
     compared = compare(
         task, NORMS if candidates is None else candidates, seeds=seeds, out=out / "compare",
-        workers=workers, fresh=fresh, keep_models="all", command=command,
+        workers=workers, fresh=fresh, keep_models="all", race=False, command=command,
     )  # fmt: skip
     rows = [row for row in compared.results["candidates"] if not row["failed"]]
     asked = {"held out": test, **({"unheard": rest[0]} if rest else {})}
