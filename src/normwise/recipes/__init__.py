@@ -16,7 +16,7 @@ from types import ModuleType
 
 from normwise.recipes.outcome import Outcome
 
-NAMES = ("adapt", "forecast", "speech", "style", "style-fast", "style-train", "voice")
+NAMES = ("adapt", "anomaly", "forecast", "speech", "style", "style-fast", "style-train", "voice")
 
 
 def recipes() -> dict[str, ModuleType]:

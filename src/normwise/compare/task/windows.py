@@ -58,9 +58,10 @@ class Windows:
         if self.series.dim() != 2:
             raise NormError(f"a series must be (C, T) or (T,), received {describe(series)}")
         if self.series.shape[1] < history + horizon:
+            size = f"{history} + {horizon}" if horizon else str(history)
             raise NormError(
-                f"a series of {self.series.shape[1]} steps holds no window of {history} + "
-                f"{horizon}; give a longer one, or ask for shorter windows"
+                f"a series of {self.series.shape[1]} steps holds no window of {size}; give a "
+                "longer one, or ask for shorter windows"
             )
 
     def arrays(self) -> tuple[Tensor, Tensor]:
