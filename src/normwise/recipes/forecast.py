@@ -127,6 +127,7 @@ def forecast(
         reversible_called(name): ahead[0] for name, ahead in forecasts.items() if name in _SHOWN
     }
     _draw(series, split, x, y, shown, picture)
+    ran = len(compared.results["seeds"])  # a race may need fewer than it was given
     verdicts = {row["name"]: row["verdict"] for row in compared.results["candidates"]}
     ranked = sorted(errors, key=lambda name: errors[name]["mse"]["mean"])
     return Outcome(
@@ -142,8 +143,8 @@ def forecast(
         ],
         notes=[
             f"{backbone}, {history} steps → {horizon}, {channels} channel"
-            f"{'s' * (channels > 1)}, {len(x)} test windows, {seeds} seed"
-            f"{'s' * (seeds > 1)}; errors in standard deviations of the training part.",
+            f"{'s' * (channels > 1)}, {len(x)} test windows, {ran} seed"
+            f"{'s' * (ran > 1)}; errors in standard deviations of the training part.",
             f"Recommended by the validation part: {reversible_called(compared.best)}.",
         ],
         files=[picture, compared.folder / "report.html", write_figures(figures, out)],
