@@ -41,6 +41,8 @@ def draw(data: Labelled, alarms: Sequence[Alarms], path: Path) -> None:
         textcoords="offset points", xytext=(3, -10), color="#666666",
     )  # fmt: skip
     panels["series"].set_ylabel("std of training")
+    if 1 < len(data.series.names) <= 9:
+        panels["series"].legend(fontsize=7, ncols=9, loc="lower left")
     for name, one, colour in zip(names, shown, _COLOURS, strict=False):
         _draw_score(panels[name], data, one, colour)
     _draw_close(panels["close"], data, shown)

@@ -150,7 +150,7 @@ def anomaly(
     judged = "anomaly" if data.anomalous is not None else "shift"
     ranked = _ranked(found, judged)
     for view, seen in views.items():
-        order = _shown_first(found, view)
+        order = _shown_first(found, judged if view == "anomaly" else view)
         draw(seen, [alarms[view][name][0] for name in order], out / f"{view}.png")
     figures = {
         "series": {"name": data.name, "file": csv and str(csv), "rows": len(data.series)},
