@@ -10,9 +10,9 @@ if not torch.cuda.is_available():  # before anything imports Triton, which then 
 from normwise.compare import cost
 
 if os.environ.get("NORMWISE_KERNELS") == "triton":
-    import rounding
+    import interpreted
 
-    rounding.as_a_gpu_rounds()
+    interpreted.as_on_a_gpu()
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process for every core
     torch.set_num_threads(1)

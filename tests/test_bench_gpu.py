@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from normwise.bench import gpu
-from normwise.bench.gpu import CASES, GOALS, LONG, ROWS, judge, passes, table
+from normwise.bench.gpu import goals
+from normwise.bench.gpu.goals import CASES, GOALS, LONG, ROWS, judge, passes, table
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -33,8 +33,8 @@ def test_the_cases_are_those_that_goals_are_about():
     names = [case.name for case in CASES]
     assert len(names) == len(set(names))
     assert {case.shape for case in LONG} == {(8, 256, 65536), (2, 4, 4_000_000)}
-    assert all(case.input_bytes >= 64e6 for case in [*ROWS, *gpu.CHANNELS, *gpu.TRAINED])
-    assert {case.shape[-1] for case in gpu.SHORT} == {64, 128, 256, 512}
+    assert all(case.input_bytes >= 64e6 for case in [*ROWS, *goals.CHANNELS, *goals.TRAINED])
+    assert {case.shape[-1] for case in goals.SHORT} == {64, 128, 256, 512}
     for case in CASES:
         assert judge([row(case, ours=1.0, torch=1.0)]), f"no goal is about {case.name}"
 
@@ -65,7 +65,7 @@ def test_goals_are_judged():
     assert "missed  rows, backward: 80% of a copy: by 1 of 1; at worst 1.07" in str(
         judge([row(case, "backward", ours=2.0)])[0]
     )
-    small = gpu.SMALL[0]
+    small = goals.SMALL[0]
     assert [v.missed for v in judge([row(small, ours=1.2, torch=1.0)])] == [1]
     assert judge([row(case)]) == [], "what failed is told in the table"
     assert len(GOALS) == 14
@@ -101,7 +101,7 @@ def test_the_checks_run_without_a_gpu(script, capsys):
 
 def test_a_check_that_fails_is_told(script, capsys, monkeypatch):
     monkeypatch.setattr(script, "LIMITS", dict.fromkeys(script.LIMITS, (1e-12, 1e-12)))
-    monkeypatch.setattr(script, "TINY", [c for c in gpu.TINY if c.shape == (3, 8, 5)][:1])
+    monkeypatch.setattr(script, "TINY", [c for c in goals.TINY if c.shape == (3, 8, 5)][:1])
     assert script.main(["--interpret"]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('WRONG {"case": "batch forward 3x8x5 float32", "variant": "plain"')
@@ -109,7 +109,7 @@ def test_a_check_that_fails_is_told(script, capsys, monkeypatch):
 
 
 def test_what_time_does_not_allow_is_told(script, capsys):
-    assert script.check_all(gpu.TINY, "cpu", script.Clock(0), 1) == []
+    assert script.check_all(goals.TINY, "cpu", script.Clock(0), 1) == []
     assert "not checked, for want of time: batch forward 2x4x40" in capsys.readouterr().out
 
 

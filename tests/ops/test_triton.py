@@ -41,14 +41,14 @@ from tolerances import assert_close
 triton = pytest.importorskip("triton")
 tl = triton.language
 
-import rounding  # noqa: E402
+import interpreted  # noqa: E402
 from normwise.ops.triton import launch  # noqa: E402
 from normwise.ops.triton import plan as planning  # noqa: E402
 from normwise.ops.triton.kernels.tiles import address, positions  # noqa: E402
 from normwise.ops.triton.plan import TritonPlan  # noqa: E402
 
 DEVICE = "cpu" if planning.INTERPRETED else "cuda"
-rounding.as_a_gpu_rounds()
+interpreted.as_on_a_gpu()
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +163,28 @@ def test_residual_and_activation_are_part_of_the_formula(case, activation):
 @masked_or_not
 def test_an_offset_costs_no_digits(case, how, masked, tiled):
     check(case, inputs_of(case, torch.float32, masked=masked, offset=1e6))
+
+
+@small("instance", "batch of rows", "trailing")
+@pytest.mark.parametrize("spoiler", [torch.nan, torch.inf])
+@HOW
+@masked_or_not
+def test_what_is_not_finite_spoils_its_own_statistic_and_no_other(
+    case, spoiler, how, masked, tiled
+):
+    inputs = inputs_of(case, torch.float32, masked=masked)
+    spoilt = inputs["x"].clone()
+    spoilt[0, 1] = spoiler
+    if masked:
+        inputs["mask"][0] = True
+    inputs["x"] = spoilt
+    found = by_triton(case, inputs)
+    truth = outcome(reference.normalize, case, inputs)
+    assert torch.equal(found.y.isfinite(), truth.y.isfinite())
+    assert not found.y.isfinite().all()
+    assert torch.equal(found.moments.var.isfinite(), truth.moments.var.isfinite())
+    for gradient, true in zip(found.gradients, truth.gradients, strict=True):
+        assert torch.equal(gradient.isfinite(), true.isfinite())
 
 
 @small("instance", "batch of rows", "group")
@@ -288,7 +310,6 @@ POLICIES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy's, of inf - inf
 @pytest.mark.parametrize(
     "policy", POLICIES, ids=lambda p: f"{p.average} {p.start} {p.on_nonfinite}"
 )

@@ -79,11 +79,11 @@ def _part(sums, stride, of_gradient, of_product, which, there, part, each):
 
 
 @triton.jit
-def _pull(g, standard, real, along, across, count, CENTRES: tl.constexpr):
+def _pull(g, standard, along, across, count, CENTRES: tl.constexpr):
     """The gradient less what it takes through the statistics."""
     if CENTRES:
         g = g - along / count
-    return tl.where(real, g - standard * (across / count), 0.0)
+    return g - standard * (across / count)
 
 
 @triton.jit
@@ -153,8 +153,8 @@ def backward(
                 across = tl.load(sums + statistics + which[0], mask=there[0], other=0.0)
             if OWN or sums is not None:
                 count = _count(moments, mask, elements, statistics, where, there, at_statistic)
-                g = _pull(g, standard, real, along, across, count, CENTRES)
-            store_tile(dx, at, g * rate, inside)
+                g = _pull(g, standard, along, across, count, CENTRES)
+            store_tile(dx, at, tl.where(real, g * rate, 0.0), inside)
     if partial is not None:
         if not WEIGHT & 1:
             which, where, there = positions(0, part, tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
@@ -211,6 +211,6 @@ def stream_backward(
             count = _count(moments, mask, elements, statistics, place, here, at_statistic)
             of_gradient = tl.load(totals + mine[0], mask=here[0], other=0.0)
             of_product = tl.load(totals + statistics + mine[0], mask=here[0], other=0.0)
-            pulled = _pull(pulled, apart, real, of_gradient, of_product, count, CENTRES)
-            store_tile(dx, at, pulled * rate, inside, True)
+            pulled = _pull(pulled, apart, of_gradient, of_product, count, CENTRES)
+            store_tile(dx, at, tl.where(real, pulled * rate, 0.0), inside, True)
         item = following

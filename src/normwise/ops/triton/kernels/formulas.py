@@ -17,9 +17,9 @@ def total(tile):
 
 
 @triton.jit
-def counted(real, like):
-    """How many elements of the tile are real, as a number of x's kind: [S, 1, 1]."""
-    return total(tl.where(real, like * 0 + 1, 0.0))
+def counted(real, wide: tl.constexpr):
+    """How many elements of the tile are real, as a wide number: [S, 1, 1]."""
+    return total(tl.where(real, 1.0, 0.0).to(wide))
 
 
 @triton.jit
@@ -29,7 +29,7 @@ def moments_of(x, real, elements, CENTRES: tl.constexpr):
     As the formula measures: two passes, the second about the mean of the first. x is 0 where
     it is not real.
     """
-    shift = total(x) * 0
+    shift = tl.zeros_like(total(x))
     offset = shift
     if CENTRES:
         shift = total(x) / elements
@@ -141,9 +141,9 @@ def finished(standard, weight, bias, residual, real, where, there, at, inside, a
 def slope(z, ACTIVATION: tl.constexpr):
     """The derivative of the activation at z."""
     if ACTIVATION == "relu":
-        found = tl.where(z > 0, 1.0, z * 0)
+        found = tl.where(z > 0, 1.0, 0.0).to(z.dtype)
     elif ACTIVATION == "leaky_relu":
-        found = tl.where(z > 0, 1.0, z * 0 + _NEGATIVE_SLOPE)
+        found = tl.where(z > 0, 1.0, _NEGATIVE_SLOPE).to(z.dtype)
     elif ACTIVATION == "gelu":
         found = 0.5 + 0.5 * tl.erf(z * _ROOT_HALF) + z * tl.exp(-0.5 * z * z) / _ROOT_TWO_PI
     else:

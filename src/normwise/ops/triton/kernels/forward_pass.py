@@ -24,7 +24,7 @@ def forward(
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     count = elements
     if mask is not None:
-        count = counted(real, here)
+        count = counted(real, wide)
         shift, offset, apart, squares = moments_of(here, real, tl.maximum(count, 1), CENTRES)
         var = tl.where(count > 0, squares / tl.maximum(count, 1), 1.0)
     else:
@@ -50,7 +50,7 @@ def _measured(
     which, where, there = positions(block, part, tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
     inside, real = existing(mask, where, there, at_mask, MASK)
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
-    count = counted(real, here)
+    count = counted(real, wide)
     shift, offset, _, squares = moments_of(here, real, tl.maximum(count, 1), CENTRES)
     to = parts + which[0] * each + part
     tl.store(to, shift, mask=there[0])

@@ -15,7 +15,7 @@ def _taken(moments, statistics, samples, feature, inside, sample_stride, feature
         shift = tl.load(at, mask=inside, other=0.0).to(tl.float64)
         offset = tl.load(at + statistics, mask=inside, other=0.0).to(tl.float64)
         square = tl.load(at + 2 * statistics, mask=inside, other=0.0).to(tl.float64)
-        count = mean * 0 + elements
+        count = tl.zeros(feature.shape, tl.float64) + elements
         if COUNTED:
             count = tl.load(at + 3 * statistics, mask=inside, other=0.0).to(tl.float64)
         if UNBIASED:

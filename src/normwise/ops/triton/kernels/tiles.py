@@ -103,7 +103,7 @@ def recall(moments, mean, var, statistics, where, there, strides, wide: tl.const
         square = tl.load(stored, mask=inside, other=1.0)
     else:
         square = tl.load(var + at, mask=inside, other=1.0)
-        shift = square * 0
+        shift = tl.zeros_like(square)
         offset = shift
         if mean is not None:
             shift = tl.load(mean + at, mask=inside, other=0.0)

@@ -60,7 +60,7 @@ CHECKED = [
     for kind in KINDS
     for shape in ((4, 64, 500), (2, 16, 70_000), (130, 256, 64))
     if dtype != "float16" or shape[0] == 4
-]
+] + LONG
 
 
 def passes(kind: str, way: str) -> int:

@@ -1,4 +1,8 @@
-"""Triton's interpreter cuts bfloat16 off, where a GPU rounds it. Here it rounds, too."""
+"""Triton's interpreter, where it is unlike a GPU, made like one.
+
+It cuts bfloat16 off where a GPU rounds, and numpy, which it computes with, warns of what is not
+finite.
+"""
 
 from typing import Any
 
@@ -18,6 +22,7 @@ def _rounding_cast(self: Any, source: Any, kind: Any) -> Any:
     return interpreter.TensorHandle(rounded.view(torch.uint16).numpy(), tl.bfloat16)
 
 
-def as_a_gpu_rounds() -> None:
-    """From now on."""
+def as_on_a_gpu() -> None:
+    """From now on, in this process."""
     _Builder.cast_impl = _rounding_cast
+    np.seterr(all="ignore")
