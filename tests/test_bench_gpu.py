@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from normwise.bench.gpu import goals
+from normwise.bench.gpu import advice, checks, goals, timing
 from normwise.bench.gpu.goals import CASES, GOALS, LONG, ROWS, judge, passes, table
+from normwise.ops.triton import launch
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 
@@ -85,6 +86,9 @@ def test_the_table_fits_a_terminal():
     assert lines[4].endswith("RuntimeError: out of memory")
 
 
+COMPILES = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+
+
 @pytest.fixture
 def script():
     pytest.importorskip("triton")
@@ -94,15 +98,32 @@ def script():
     return module
 
 
+def test_the_checks_hold_where_statistics_are_split(script, capsys):
+    case = next(case for case in goals.TINY if case.name.startswith("trailing rms"))
+    with checks.launched(**script.SPLIT):
+        assert all(row["fine"] for row in script.check_all([case], "cpu", script.Clock(60), 0))
+    assert capsys.readouterr().out == "2 of 2 checks hold\n"
+
+
+@pytest.mark.slow  # torch compiles
+@COMPILES
 def test_the_checks_run_without_a_gpu(script, capsys):
     assert script.main(["--interpret", "--only", "trailing rms"]) == 0
-    assert capsys.readouterr().out == "8 of 8 checks hold\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "8 of 8 checks hold",
+        "statistics split into tiles, streamed:",
+        "2 of 2 checks hold",
+        "statistics split into tiles, apart:",
+        "2 of 2 checks hold",
+        "1 of 1 compile to one graph",
+    ]
 
 
 def test_a_check_that_fails_is_told(script, capsys, monkeypatch):
-    monkeypatch.setattr(script, "LIMITS", dict.fromkeys(script.LIMITS, (1e-12, 1e-12)))
-    monkeypatch.setattr(script, "TINY", [c for c in goals.TINY if c.shape == (3, 8, 5)][:1])
-    assert script.main(["--interpret"]) == 1
+    monkeypatch.setattr(checks, "LIMITS", dict.fromkeys(checks.LIMITS, (1e-12, 1e-12)))
+    case = next(case for case in goals.TINY if case.shape == (3, 8, 5))
+    found = script.check_all([case], "cpu", script.Clock(60), 0)
+    assert not any(row["fine"] for row in found)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('WRONG {"case": "batch forward 3x8x5 float32", "variant": "plain"')
     assert said[-1] == "0 of 4 checks hold"
@@ -111,6 +132,67 @@ def test_a_check_that_fails_is_told(script, capsys, monkeypatch):
 def test_what_time_does_not_allow_is_told(script, capsys):
     assert script.check_all(goals.TINY, "cpu", script.Clock(0), 1) == []
     assert "not checked, for want of time: batch forward 2x4x40" in capsys.readouterr().out
+
+
+def test_a_check_that_raises_is_told_and_the_others_go_on(script, capsys, monkeypatch):
+    def fails(case, device):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(script, "checks", fails)
+    assert [row["fine"] for row in script.check_all(goals.TINY[:2], "cpu", script.Clock(60), 0)]
+    assert '"error": "RuntimeError: out of memory"' in capsys.readouterr().out
+
+
+def test_launches_are_decided_anew_for_a_block():
+    before = launch.STREAMED
+    with checks.launched(STREAMED=0.0):
+        assert launch.STREAMED == 0
+    assert before == launch.STREAMED > 0
+
+
+@pytest.mark.parametrize(
+    ("input_bytes", "free_bytes", "inputs"),
+    [(1e9, 80e9, 2), (64e6, 80e9, 3), (1e6, 80e9, 64), (1e9, 10e9, 2), (50e6, 1e9, 2)],
+)
+def test_inputs_rotate_among_three_caches_full_as_far_as_memory_goes(
+    input_bytes, free_bytes, inputs
+):
+    assert timing.rotation(int(input_bytes), 50_000_000, int(free_bytes)) == inputs
+
+
+@pytest.mark.slow  # torch compiles
+@COMPILES
+def test_a_backward_pass_can_be_timed_again_and_again_compiled_too():
+    case = goals.Case("instance", False, (2, 4, 40))
+    inputs = [case.input(seed).requires_grad_() for seed in range(2)]
+    layers, failed = timing.contestants(case, "cpu", compiled=True)
+    assert set(layers) == {"ours", "torch", "compiled"}
+    assert list(failed) == ["torchnorm"], "it is not installed here"
+    found = {}
+    for name, layer in layers.items():
+        calls = timing.backwards(layer, inputs)
+        assert timing.wall_ms(calls, rounds=1, wait=lambda: None) > 0
+        found[name] = calls[1]()[0]
+    for name in ("torch", "compiled"):  # each with a gradient that was drawn for it
+        assert found[name].shape == found["ours"].shape
+    assert len(timing.forwards(layers["ours"], inputs)[0]()) == 2
+
+
+def test_thresholds_are_advised_from_where_on_we_never_lose():
+    times = {2**10: (3, 1), 2**12: (1, 2), 2**14: (2, 1), 2**16: (1, 1), 2**18: (1, 2)}
+    rows = [
+        {"threshold": "SMALL_ON_GPU", "kind": kind, "elements": n, "triton": a, "torch": b * share}
+        for kind, share in (("instance", 1), ("layer", 0.1))
+        for n, (a, b) in times.items()
+    ]
+    rows.append(
+        {"threshold": "STREAMED", "pass": "forward", "row_bytes": 8e6, "apart": 3, "streamed": 2}
+    )
+    assert advice.advised(rows) == [
+        f"SMALL_ON_GPU is {1 << 18}; instance: triton beats torch from {2**16} elements on",
+        f"SMALL_ON_GPU is {1 << 18}; layer: triton beats torch at none of the sizes",
+        "STREAMED, forward: apart over streamed, for rows of 8 MB 1.50",
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and it would be timed")

@@ -22,7 +22,7 @@ from normwise.running import Remembered, Running
 # it, than a call of the kernels: benchmarks/thresholds.py.
 COMPILED = 1 << 22
 # The same on a GPU, and elements below which a call of Triton takes longer than torch's own
-# kernels, where torch has one. Not measured: benchmarks/gpu.py is to.
+# kernels, where torch has one. Both are guesses: benchmarks/gpu.py measures what they should be.
 COMPILED_ON_GPU = 1 << 22
 SMALL_ON_GPU = 1 << 18
 
