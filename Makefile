@@ -11,7 +11,7 @@ INSTALL := $(PINNED) $(BIN)/python -m pip install --quiet
 WATCHED := ARCHER_OPTIONS=verbose=1 TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1
 KERNELS := CMakeLists.txt $(wildcard src/normwise/csrc/*)
 
-.PHONY: compare test test-all sanitize sanitize-threads check format bench bench-models pictures architectures clean
+.PHONY: compare test test-all test-triton sanitize sanitize-threads check format bench bench-models pictures architectures clean
 
 compare: $(READY)  ## try eight norms on real speech, and say which to take
 	$(BIN)/normwise compare
@@ -22,6 +22,9 @@ test: $(READY)  ## the tests, with line coverage
 test-all: $(READY)  ## the slow tests, too
 	$(INSTALL) --group oracle --group integrations
 	$(PYTEST) --cov
+
+test-triton: $(READY)  ## the layers' fast tests on the GPU kernels, interpreted: about an hour
+	NORMWISE_KERNELS=triton TRITON_INTERPRET=1 $(PYTEST) -m "not slow" tests/layers
 
 sanitize: $(READY)  ## the kernels' tests, with every address and every operation checked
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet cmake nanobind ninja
