@@ -162,6 +162,12 @@ def test_every_way_of_painting_lowers_what_it_is_to_lower_and_does_so_again(smal
     assert one.losses[-1][5] < 0.9 * one.losses[0][5]
 
 
+def test_the_first_step_is_a_step(small):
+    """torch's L-BFGS would move a colour by 1 divided by the number of all."""
+    first, second, *_ = painted(small, plan(steps=(2,))).losses
+    assert second[5] < 0.98 * first[5]
+
+
 def test_the_seed_is_that_of_the_noise(small):
     one, other = (painted(small, plan(init="noise", seed=seed, steps=(1,))) for seed in (0, 1))
     assert not torch.equal(one.image, other.image)

@@ -16,6 +16,7 @@ from normwise.recipes.pictures import fitted, resized
 from normwise.recipes.vgg import CHANNELS, VGG
 
 HISTORY = 10  # steps that L-BFGS remembers, two pictures for each
+FIRST = 0.003  # how far the first step of L-BFGS moves a colour at the most, in the mean
 LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.02}
 NARROWEST = 32  # pixels of the shorter side: two positions at least behind four poolings
 COARSEST = 96  # pixels of the longer side below which there is no coarser size
@@ -169,8 +170,7 @@ def paint(
         if done.optimizer is not None:
             optimizer.load_state_dict(done.optimizer)
         for step in range(done.step, plan.steps[place]):
-            rate = plan.learning_rate * plan.decay ** (step / max(1, plan.steps[place] - 1))
-            optimizer.param_groups[0]["lr"] = rate
+            optimizer.param_groups[0]["lr"] = _rate(plan, step, plan.steps[place], image)
             begun = time.perf_counter()
             losses = [*done.losses, [size, step, *_improve(optimizer, image, goal)]]
             losses[-1].append(time.perf_counter() - begun)
@@ -207,6 +207,18 @@ def _optimizer(plan: Plan, image: Tensor) -> torch.optim.Optimizer:
         [image], lr=plan.learning_rate, max_iter=1, history_size=HISTORY,
         tolerance_grad=0, tolerance_change=0,
     )  # fmt: skip
+
+
+def _rate(plan: Plan, step: int, steps: int, image: Tensor) -> float:
+    """The learning rate of a step.
+
+    torch's L-BFGS moves all numbers together by 1 at first. Shared by a million, that is
+    less than float32 resolves, and the curvature it then sees is noise: losses rose 90 times.
+    """
+    if plan.optimizer == "lbfgs" and step == 0:
+        return plan.learning_rate * FIRST * image.numel()
+    left: float = plan.decay ** (step / max(1, steps - 1))
+    return plan.learning_rate * left
 
 
 def _first(content: Tensor, styles: Sequence[Tensor], plan: Plan) -> Tensor:

@@ -56,6 +56,11 @@ class Studio:
         torch.save({"mark": self.mark, "reached": vars(reached)}, part)
         part.replace(self._state)
 
+    def clear(self) -> None:
+        """Forget the previews of another painting of this name."""
+        for path in self._previews.glob("*.jpg"):
+            path.unlink()
+
 
 def mark_of(network: VGG, plan: Plan, images: Sequence[Tensor], *more: Any) -> str:
     """The same for the same painting: network, plan, pictures, and whatever else it depends on."""

@@ -46,7 +46,7 @@ from normwise.recipes.vgg import load_vgg
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 KEEP = ("luminance", "histogram")
-STYLE_WEIGHT, VARIATION = 10.0, 0.0
+STYLE_WEIGHT, VARIATION = 10.0, 30.0
 LEFT = "the same command goes on from the last preview"  # what is left where it is stopped
 
 
@@ -155,6 +155,8 @@ def style(
         finish,
     )
     reached = None if fresh else studio.reached()
+    if reached is None:
+        studio.clear()
     with _repeatable(), shown(plan, reached) as tell:
         targets = [model.to(place) for model in models]
         for now in paint(network, aim.to(place), targets, plan, reached):
