@@ -159,13 +159,15 @@ def test_every_way_of_painting_lowers_what_it_is_to_lower_and_does_so_again(smal
     one, again = painted(small, asked), painted(small, asked)
     assert torch.equal(one.image, again.image)
     assert one.image.shape == (1, 3, 32, 48)
-    assert one.losses[-1][5] < 0.9 * one.losses[0][5]
+    totals = [row[5] for row in one.losses]
+    assert totals[-1] < 0.9 * totals[0]
+    assert max(totals) == totals[0]  # no step jumps away
 
 
 def test_the_first_step_is_a_step(small):
     """torch's L-BFGS would move a colour by 1 divided by the number of all."""
     first, second, *_ = painted(small, plan(steps=(2,))).losses
-    assert second[5] < 0.98 * first[5]
+    assert second[5] < 0.99 * first[5]
 
 
 def test_the_seed_is_that_of_the_noise(small):
