@@ -31,13 +31,9 @@ sanitize: $(READY)  ## the kernels' tests, with every address and every operatio
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/sanitize -G Ninja \
 		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python "-DNORMWISE_SANITIZE=address;undefined"
 	$(BIN)/ninja -C build/sanitize
-	mkdir -p build/sanitize/package
-	cp -r src/normwise build/sanitize/package/
-	rm -f build/sanitize/package/normwise/_native*
-	cp build/sanitize/_native* build/sanitize/package/normwise/
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		PYTHONPATH=build/sanitize/package $(BIN)/python -m pytest $(addprefix tests/ops/test_,native.py again.py compile.py)
+		PYTHONPATH=tests/ops $(BIN)/python -m pytest -p sanitized $(addprefix tests/ops/test_,native.py again.py compile.py)
 
 # A program of its own, by Clang and its OpenMP, whose tool Archer tells ThreadSanitizer of
 # barriers. libgomp tells nobody: whatever its barriers order is taken for a race there.

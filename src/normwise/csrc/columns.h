@@ -3,6 +3,9 @@
 // Here (k, q) is one row of neighbours in memory and a counts the rows; a statistic is a column,
 // or Q columns side by side. The rows are worked on in tiles, each as wide as a cache allows: a
 // tile is measured and applied by one thread, or, where there are few, by all of them.
+//
+// This file is what both ways have in common; the formulas are in columns_forward.h and
+// columns_backward.h.
 #pragma once
 #include "activations.h"
 #include "affine.h"
@@ -16,7 +19,15 @@ constexpr int ROWS = 8;       // that are worked on at a time: what belongs to c
 constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
 constexpr i64 FEW = 8;        // rows whose mean the others are measured from
 
+// M rows that are worked on at a time.
+template <int M> struct Rows {
+  i64 first, apart;
+  i64 operator[](int m) const { return first + m * apart; }
+  static constexpr int size = M;
+};
+
 template <class S> class Columns {
+ protected:
   using R = typename Wide<S>::type;
 
   const Form& form;
@@ -42,12 +53,6 @@ template <class S> class Columns {
     double* count;
     i64* masks;                      // where each column's mask lies
   };
-  // M rows that are worked on at a time.
-  template <int M> struct Rows {
-    i64 first, apart;
-    i64 operator[](int m) const { return first + m * apart; }
-    static constexpr int size = M;
-  };
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
 
@@ -66,44 +71,7 @@ template <class S> class Columns {
     alone = threads == 1 || form.given || (tiles >= threads && form.A * width <= 4 * TILE);
   }
 
-  void forward(const Forward& call) {
-    S* y = static_cast<S*>(call.y);
-    R* moments = static_cast<R*>(call.moments);
-    Partial partial(*this);
-    each_tile([&](Tile& tile, Share rows) {
-      if (form.given) {
-        recall_tile(tile, call, nullptr);
-      } else {
-        measure(tile, rows);
-        if (!alone) together(tile, partial, true);
-        settle(tile, moments);
-      }
-      each_rows(rows, [&](auto several) { apply(tile, several, y); });
-    });
-  }
-
-  void backward(const Backward& call) {
-    const AffineGradient<R> gradient(form, call, threads);
-    Partial partial(*this);
-    each_tile([&](Tile& tile, Share rows) {
-      recall_tile(tile, call, call.moments);
-      if (!form.given || gradient.wanted) {
-        project(tile, rows, call, gradient);
-        if (!by_row && gradient.wanted) column_gradients(tile, gradient);
-        for (i64 i = 0; i < tile.size; ++i) {
-          tile.first[i] *= tile.weight[i];
-          tile.second[i] *= tile.weight[i];
-        }
-        if (!alone && !form.given) together(tile, partial, false);
-      }
-      average(tile);
-      if (call.dx || call.dresidual)
-        each_rows(rows, [&](auto several) { descend(tile, several, call); });
-    });
-    gradient.finish();
-  }
-
- private:
+ protected:
   // -- who does what ---------------------------------------------------------
 
   // f(tile, rows) for every tile: by one thread, or by all, each some of its rows.
@@ -259,149 +227,6 @@ template <class S> class Columns {
     return rows;
   }
 
-  // Moments of the rows, into shift, first (the offset), second (the squares) and count.
-  void measure(Tile& tile, Share rows) const {
-    if (!mask) guess(tile, {rows.begin, least(rows.begin + FEW, rows.end)});
-    i64 most = 4 * FEW;
-    for (i64 a = rows.begin; a < rows.end; a += most, most = mask ? most : least(4 * most, PANEL)) {
-      const Share panel{a, least(a + most, rows.end)};
-      if (mask) {
-        measure_masked(tile, panel);
-        merge<true>(tile, 0);
-      } else {
-        form.centres ? measure_panel<true>(tile, panel) : measure_panel<false>(tile, panel);
-        merge<false>(tile, double(panel.end - panel.begin));
-      }
-    }
-  }
-
-  // A first mean to measure from. That of a few rows will do: where it lies far off, compared
-  // with the deviation, these rows do so too, and make the deviation large.
-  void guess(Tile& tile, Share rows) const {
-    R* mean = tile.mean;
-    std::memset(mean, 0, tile.size * sizeof(R));
-    if (!form.centres) return;
-    const R per = R(1) / R(rows.end - rows.begin);
-    each_rows(rows, [&](auto which) {
-      constexpr int M = which.size;
-      const Read<M> v = read_rows(tile, which);
-      walk<R>(tile.size, [=](auto at) {
-        auto sum = at(v[0]);
-        for (int m = 1; m < M; ++m) sum += at(v[m]);
-        at.put(mean, at(mean) + sum * per);
-      });
-    });
-  }
-
-  // The sums over the rows of x - mean, and of its square.
-  template <bool centres> void measure_panel(Tile& tile, Share rows) const {
-    const i64 size = tile.size;
-    R *mean = tile.mean, *residue = tile.residue, *squares = tile.squares;
-    std::memset(residue, 0, size * sizeof(R));
-    std::memset(squares, 0, size * sizeof(R));
-    each_rows(rows, [&](auto which) {
-      constexpr int M = which.size;
-      const Read<M> v = read_rows(tile, which);
-      walk<R>(size, [=](auto at) {
-        using Value = typename decltype(at)::Value;
-        const Value centre = at(mean);
-        Value sum = {}, more = {};
-        for (int m = 0; m < M; ++m) {
-          const Value d = centres ? at(v[m]) - centre : at(v[m]);
-          sum += d;
-          more += d * d;
-        }
-        if (centres) at.put(residue, at(residue) + sum);
-        at.put(squares, at(squares) + more);
-      });
-    });
-  }
-
-  void measure_masked(Tile& tile, Share rows) const {
-    const i64 size = tile.size;
-    R *mean = tile.mean, *residue = tile.residue, *squares = tile.squares, *counts = tile.g;
-    for (i64 i = 0; i < size; ++i) mean[i] = residue[i] = squares[i] = counts[i] = R(0);
-    for (i64 a = rows.begin; a < rows.end; ++a) {
-      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
-      walk<R>(size, [=](auto at) {
-        at.put(counts, at(counts) + at(real));
-        at.put(mean, at(mean) + at(v));
-      });
-    }
-#pragma omp simd
-    for (i64 i = 0; i < size; ++i)
-      mean[i] = form.centres && counts[i] > R(0) ? mean[i] / counts[i] : R(0);
-    for (i64 a = rows.begin; a < rows.end; ++a) {
-      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
-      walk<R>(size, [=](auto at) {
-        const auto d = (at(v) - at(mean)) * at(real);
-        at.put(residue, at(residue) + d);
-        at.put(squares, at(squares) + d * d);
-      });
-    }
-  }
-
-  // A panel's sums added to the moments: n rows or, with a mask, as many as each column has.
-  // Chan, Golub and LeVeque 1979, as Moments::append, for all columns at a time.
-  template <bool masked> void merge(Tile& tile, double n) const {
-    const R *counts = tile.g, *residue = tile.residue, *squares = tile.squares;
-    R *mean = tile.mean, *shift = tile.shift;
-    double *offset = tile.first, *sum = tile.second, *count = tile.count;
-    const double all_before = count[0];
-    const bool centres = form.centres;
-#pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      const double before = masked ? count[i] : all_before;
-      const double more = masked ? double(counts[i]) : n;
-      const double total = before + more;
-      const double share = total > 0 ? more / total : 0., per = more > 0 ? 1 / more : 0.;
-      const double r = centres ? double(residue[i]) : 0.;
-      const R from = before > 0 ? shift[i] : mean[i];
-      const double apart = (double(mean[i]) - double(from)) + r * per - offset[i];
-      sum[i] += (double(squares[i]) - r * r * per) + apart * apart * (before * share);
-      offset[i] += apart * share;
-      shift[i] = from;
-      count[i] = total;
-      mean[i] = R(double(from) + offset[i]);  // the next panel is measured from there
-    }
-  }
-
-  // From moments per column to what `apply` reads; Q columns that share a statistic are merged.
-  void settle(Tile& tile, R* moments) const {
-    double *offset = tile.first, *sum = tile.second, *count = tile.count;
-    R *shift = tile.shift, *high = tile.high, *low = tile.low, *rate = tile.rate;
-    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
-      Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
-      for (i64 q = i + 1; q < i + form.Q; ++q)
-        own.merge(as_moments(shift[q], offset[q], sum[q], count[q]));
-      for (i64 q = i; q < i + form.Q; ++q) {
-        shift[q] = own.shift;
-        offset[q] = own.offset;
-        sum[q] = own.squares;
-        count[q] = own.count;
-      }
-    }
-#pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      const Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
-      high[i] = own.high();
-      low[i] = own.low();
-      rate[i] = R(own.variance());
-    }
-    if (moments && (alone || thread_number() == 0)) {
-      each_column(tile, [&](i64 i, i64 k, i64 q) {
-        if (q == 0) {
-          R* to = moments + statistic(tile, k);
-          to[0] = high[i];
-          to[form.statistics] = low[i];
-          to[2 * form.statistics] = rate[i];
-          if (mask) to[3 * form.statistics] = R(count[i]);
-        }
-      });
-    }
-    take_root(tile);
-  }
-
   // The statistics of the columns, as they were given or as forward left them.
   template <class Call>
   void recall_tile(Tile& tile, const Call& call, const void* moments) const {
@@ -467,174 +292,6 @@ template <class S> class Columns {
     const R* real = tile.real + m * tile.apart;
 #pragma omp simd
     for (i64 i = 0; i < tile.size; ++i) z[i] = real[i] != R(0) ? z[i] : R(0);
-  }
-
-  template <int M> void apply(const Tile& tile, Rows<M> which, S* y) const {
-    const Read<M> v = read_rows(tile, which);
-    S* to[M];
-    Written<M> z;
-    for (int m = 0; m < M; ++m) {
-      to[m] = y + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      z[m] = place(to[m], tile.z + m * tile.apart);
-    }
-    standardise(tile, which, v, z);
-    for (int m = 0; m < M; ++m) {
-      activate(form.activation, z[m], tile.size);
-      keep_real(tile, m, z[m]);
-      write(z[m], tile.size, to[m]);
-    }
-  }
-
-  // The gradient of z, the activation's and the mask's share in it taken.
-  template <int M>
-  Read<M> read_gradients(const Tile& tile, Rows<M> which, Read<M> v, const S* from) const {
-    Read<M> rows;
-    for (int m = 0; m < M; ++m) {
-      const S* row = from + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      rows[m] = read(row, tile.size, tile.g + m * tile.apart);
-    }
-    if (form.activation == Activation::none && !mask) return rows;
-    Written<M> z;
-    for (int m = 0; m < M; ++m) z[m] = tile.z + m * tile.apart;
-    if (form.activation != Activation::none) standardise(tile, which, v, z);
-    for (int m = 0; m < M; ++m) {
-      R* g = tile.g + m * tile.apart;
-      if (rows[m] != g) std::memcpy(g, rows[m], tile.size * sizeof(R));
-      chain(form.activation, z[m], g, tile.size);
-      keep_real(tile, m, g);
-      rows[m] = g;
-    }
-    return rows;
-  }
-
-  // The sums over the rows of g and g * xhat, each times weight where weight belongs to rows.
-  void project(Tile& tile, Share rows, const Backward& call,
-               const AffineGradient<R>& gradient) const {
-    const S* from = static_cast<const S*>(call.gradient);
-    R *s = tile.residue, *t = tile.squares;
-    for (i64 begin = rows.begin; begin < rows.end; begin += PANEL) {
-      std::memset(s, 0, tile.size * sizeof(R));
-      std::memset(t, 0, tile.size * sizeof(R));
-      each_rows({begin, least(begin + PANEL, rows.end)}, [&](auto which) {
-        const auto v = read_rows(tile, which), g = read_gradients(tile, which, v, from);
-        by_row ? project_rows(tile, which, v, g, gradient) : project_columns(tile, v, g);
-      });
-#pragma omp simd
-      for (i64 i = 0; i < tile.size; ++i) {
-        tile.first[i] += double(s[i]);
-        tile.second[i] += double(t[i]);
-      }
-    }
-  }
-
-  template <int M> void project_columns(const Tile& tile, Read<M> v, Read<M> g) const {
-    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
-    R *s = tile.residue, *t = tile.squares;
-    walk<R>(tile.size, [=](auto at) {
-      const auto h = at(high), l = at(low);
-      auto first = at(g[0]), second = first * ((at(v[0]) - h) - l);
-      for (int m = 1; m < M; ++m) {
-        const auto plain = at(g[m]);
-        first += plain;
-        second += plain * ((at(v[m]) - h) - l);
-      }
-      at.put(s, at(s) + first);
-      at.put(t, at(t) + second * at(rate));
-    });
-  }
-
-  template <int M>
-  void project_rows(const Tile& tile, Rows<M> which, Read<M> v, Read<M> g,
-                    const AffineGradient<R>& gradient) const {
-    const R *high = tile.high, *low = tile.low, *rate = tile.rate;
-    R *s = tile.residue, *t = tile.squares;
-    const OfRows<M> of = of_rows(tile, which);
-    R sums[2 * M];
-    walk(tile.size, sums, [=](auto at, auto* terms) {
-      const auto h = at(high), l = at(low), r = at(rate);
-      auto first = at(s), second = at(t);
-      for (int m = 0; m < M; ++m) {
-        const auto plain = at(g[m]), along = plain * (((at(v[m]) - h) - l) * r);
-        terms[m] = plain;
-        terms[M + m] = along;
-        first += plain * of.weight[m];
-        second += along * of.weight[m];
-      }
-      at.put(s, first);
-      at.put(t, second);
-    });
-    for (int m = 0; m < M && gradient.wanted; ++m) {
-      gradient.bias(thread_number())[of.at[m]] += sums[m];
-      gradient.weight(thread_number())[of.at[m]] += sums[M + m];
-    }
-  }
-
-  void column_gradients(const Tile& tile, const AffineGradient<R>& gradient) const {
-    double* dw = gradient.weight(thread_number());
-    double* db = gradient.bias(thread_number());
-    each_column(tile, [&](i64 i, i64 k, i64 q) {
-      const i64 at = weight_at(tile, k, q);
-      dw[at] += tile.second[i];
-      db[at] += tile.first[i];
-    });
-  }
-
-  // From sums to what `descend` subtracts: their means, with the factors of dx in them.
-  void average(Tile& tile) const {
-    double *first = tile.first, *second = tile.second, *count = tile.count;
-    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
-      double one = 0, two = 0;
-      for (i64 q = i; q < i + form.Q; ++q) {
-        one += first[q];
-        two += second[q];
-      }
-      for (i64 q = i; q < i + form.Q; ++q) {
-        first[q] = one;
-        second[q] = two;
-      }
-    }
-    R *c0 = tile.residue, *c1 = tile.squares;
-    const R* rate = tile.rate;
-    const double per = 1 / double(form.A * form.Q);
-    const bool measured = !form.given, centred = measured && form.centres;
-    const bool counts = measured && mask;
-#pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      const double share = counts ? 1 / count[i] : per;
-      c0[i] = centred ? R(first[i] * share) * rate[i] : R(0);
-      c1[i] = measured ? R(second[i] * share) * rate[i] * rate[i] : R(0);
-    }
-  }
-
-  template <int M> void descend(const Tile& tile, Rows<M> which, const Backward& call) const {
-    const Read<M> v = read_rows(tile, which);
-    const Read<M> g = read_gradients(tile, which, v, static_cast<const S*>(call.gradient));
-    const i64 size = tile.size;
-    for (int m = 0; m < M && call.dresidual; ++m) {
-      S* to = static_cast<S*>(call.dresidual) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      R* d = place(to, tile.more);
-      std::memcpy(d, g[m], size * sizeof(R));
-      write(d, size, to);
-    }
-    if (!call.dx) return;
-    S* to[M];
-    Written<M> d;
-    for (int m = 0; m < M; ++m) {
-      to[m] = static_cast<S*>(call.dx) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      d[m] = place(to[m], tile.z + m * tile.apart);
-    }
-    const R *high = tile.high, *low = tile.low, *scale = tile.scale;
-    const R *c0 = tile.residue, *c1 = tile.squares;
-    const OfRows<M> rows = of_rows(tile, which);
-    walk<R>(size, [=](auto at) {
-      const auto h = at(high), l = at(low), s = at(scale), first = at(c0), second = at(c1);
-      for (int m = 0; m < M; ++m)
-        at.put(d[m], at(g[m]) * (s * rows.weight[m]) - first - ((at(v[m]) - h) - l) * second);
-    });
-    for (int m = 0; m < M; ++m) {
-      keep_real(tile, m, d[m]);
-      write(d[m], size, to[m]);
-    }
   }
 };
 

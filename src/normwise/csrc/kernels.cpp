@@ -2,7 +2,8 @@
 //
 // Nothing here may be shared with the other sets: all is in a namespace of its own, and no
 // function of the standard library that is not inlined is instantiated.
-#include "columns.h"
+#include "columns_backward.h"
+#include "columns_forward.h"
 #include "runs.h"
 
 namespace normwise { namespace NORMWISE_ISA {
@@ -18,7 +19,7 @@ bool is_across(const Form& form) {
 
 template <class S> void forward_of(const Form& form, const Forward& call, int threads) {
   if (is_across(form)) {
-    Columns<S>(form, call, threads).forward(call);
+    ColumnsForward<S>(form, call, threads).forward(call);
   } else {
     Runs<S>(form, call, threads).forward(call);
   }
@@ -26,7 +27,7 @@ template <class S> void forward_of(const Form& form, const Forward& call, int th
 
 template <class S> void backward_of(const Form& form, const Backward& call, int threads) {
   if (is_across(form)) {
-    Columns<S>(form, call, threads).backward(call);
+    ColumnsBackward<S>(form, call, threads).backward(call);
   } else {
     Runs<S>(form, call, threads).backward(call);
   }
