@@ -16,7 +16,7 @@ from normwise.recipes.vgg import VGG
 
 CONTENT = "relu2_2"
 STYLE = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
-SCORED, APART = 20, 5  # times in a training at the most, and steps between them at the least
+SCORED, APART = 12, 5  # times in a training at the most, and steps between them at the least
 VARIATION = 0.1  # its weight in the loss
 
 
@@ -30,10 +30,16 @@ class Perceptual:
     """
 
     def __init__(self, vgg: VGG, style: Tensor, style_weight: float) -> None:
-        self.vgg, self.style_weight, self.device = vgg, style_weight, style.device
+        self.vgg, self.style, self.style_weight = vgg, style, style_weight
         with torch.no_grad():
             features = vgg(style[None], STYLE)
-        self.styles = {name: GramStyle([features[name]], [1.0]) for name in STYLE}
+        # Not among what tells a task from another: threads and devices round it differently.
+        self._styles = {name: GramStyle([features[name]], [1.0]) for name in STYLE}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return self.style.device
 
     def __call__(self, paintings: Tensor, photos: Tensor) -> Tensor:
         content, style = self.parts(paintings, photos)
@@ -48,7 +54,7 @@ class Perceptual:
         with torch.no_grad():
             aim = self.vgg(photos, [CONTENT])[CONTENT]
         features = self.vgg(paintings, STYLE)
-        distances = [self.styles[name].distance(features[name]) for name in STYLE]
+        distances = [self._styles[name].distance(features[name]) for name in STYLE]
         return content_distance(features[CONTENT], aim), torch.stack(distances).mean()
 
 

@@ -36,7 +36,7 @@ from normwise.recipes.stylenet import Sizes, StyleNetwork, save_network
 from normwise.recipes.vgg import load_vgg
 
 SIZES = Sizes(contract=(16, 32, 64), blocks=3, expand=(32, 16))
-CROPS, HELD_OUT = 256, 8  # to learn on, and to score a network by
+CROPS, HELD_OUT = 256, 16  # to learn on, and to score a network by
 LARGEST = 640  # pixels of the longer side of a photo
 _LOSSES = ("loss", "content", "style")
 
@@ -60,7 +60,7 @@ def style_train(
     """Train a style network, or several with other norms.
 
     style     the picture whose style is learned
-    photos    a folder of pictures to learn on; of five or more, a fifth is held out, of fewer a
+    photos    a folder of pictures to learn on; of ten or more, a fifth is held out, of fewer a
               third of each picture's width
     weights   a file of VGG-16 or VGG-19, as `load_vgg` takes it
     size      pixels of each side of a crop, and of the style's shorter side
@@ -164,7 +164,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _parts(photos: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Photos to learn on and to be scored on, or parts of them where there are few."""
-    if len(photos) >= 5:
+    if len(photos) >= 10:
         count = len(photos) // 5
         return list(photos[:-count]), list(photos[-count:])
     cuts = [image.shape[2] * 2 // 3 for image in photos]
