@@ -101,7 +101,8 @@ def style_train(
     best = min(trained, key=lambda one: one.losses["loss"]["mean"])
     first = next(iter(best.networks.values()))
     network = save_network(first, best.candidate, out / f"{style.stem}.pt")
-    samples = write_image(_samples(loop, trained, picture, held_out[0]), out / "samples.jpg")
+    whole = read_image(folder[-1], LARGEST)
+    samples = write_image(_samples(loop, trained, picture, whole), out / "samples.jpg")
     curves = out / "style-train.png"
     _draw(trained, curves)
     photo_losses = loop.losses(None)
@@ -245,7 +246,7 @@ def _compared(
 
 
 def _samples(loop: Loop, trained: Sequence[Trained], picture: Tensor, photo: Tensor) -> Tensor:
-    """The style, a photo that was held out, and what the first networks make of it."""
+    """The style, a photo that was held out, or a third of it, and what is made of it."""
     paintings = [loop.paint(next(iter(one.networks.values())), photo[None])[0] for one in trained]
     captions = ["style", "photo", *(f"{one.norm}, batch {one.batch_size}" for one in trained)]
     return sheet([picture, photo, *paintings], captions, columns=4 if len(trained) > 1 else None)
