@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from normwise.recipes.domains import CORRUPTIONS, corrupted, read_domain, scanned_digits
+from normwise.recipes.images.domains import CORRUPTIONS, corrupted, read_domain, scanned_digits
 
 
 def test_adapted_statistics_read_digits_that_those_of_the_training_do_not(recipe, tmp_path):
@@ -52,7 +52,7 @@ def test_images_of_ones_own(recipe, tmp_path):
 
 
 def test_mnist_is_read_from_its_files(tmp_path):
-    from normwise.recipes.domains import mnist_digits
+    from normwise.recipes.images.domains import mnist_digits
 
     for digit in range(10):
         data = {"data": [digit / 10] * (2 * 784)}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from normwise.data import Series
-from normwise.recipes.alarms import Alarms, score_rows
-from normwise.recipes.labelled import Labelled
-from normwise.recipes.networks import ROBUST
+from normwise.recipes.series.alarms import Alarms, score_rows
+from normwise.recipes.series.labelled import Labelled
+from normwise.recipes.series.networks import ROBUST
 
 ONCE = ("--seeds", 1, "--candidates", "none")
 

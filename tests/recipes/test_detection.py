@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from normwise.recipes.detection import affiliation, measured, range_based, stretches
+from normwise.recipes.series.detection import affiliation, measured, range_based, stretches
 
 
 def rows(length, *parts):

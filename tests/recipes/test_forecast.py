@@ -5,7 +5,8 @@ import torch
 
 import normwise as nw
 from normwise.compare.trial import candidate_model, run_trial
-from normwise.recipes import forecast, networks
+from normwise.recipes import forecast
+from normwise.recipes.series import networks
 
 # Test MSE and MAE of a linear model with reversible instance norm, 96 steps to 96, as published.
 PUBLISHED = {"ETTh1.csv": (0.386, 0.395), "ETTh2.csv": (0.288, 0.338)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from normwise.recipes.perceptual import (
+from normwise.recipes.images.perceptual import (
     STYLES,
     GramStyle,
     StatisticsStyle,

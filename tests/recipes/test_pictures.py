@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageCms
 
 from normwise.errors import NormError
-from normwise.recipes.colors import luminance, matched, with_colors_of
-from normwise.recipes.pictures import read_image, resized, sheet, write_image
+from normwise.recipes.images.colors import luminance, matched, with_colors_of
+from normwise.recipes.images.pictures import read_image, resized, sheet, write_image
 
 GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (20, 1))
 COLOURS = np.stack([GREY, GREY[:, ::-1], np.full_like(GREY, 100)], -1)

@@ -10,8 +10,8 @@ import torch
 
 from normwise.data import prompts
 from normwise.errors import NormError
-from normwise.recipes.mel import FLOOR, LogMel
-from normwise.recipes.sound import read_folder, read_sound, write_sound
+from normwise.recipes.sounds.clips import read_folder, read_sound, write_sound
+from normwise.recipes.sounds.mel import FLOOR, LogMel
 from tolerances import assert_close
 
 TONE_HZ = 440

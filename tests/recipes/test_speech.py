@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from normwise.errors import NormError
-from normwise.recipes.sound import Clip, parted
+from normwise.recipes.sounds.clips import Clip, parted
 from normwise.recipes.speech import Part, Recogniser, batched_and_alone
 
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from normwise.data import packaged
 from normwise.errors import NormError
-from normwise.recipes.painting import Plan, check_memory, memory_needed, paint, sizes_of
-from normwise.recipes.perceptual import STYLES, content_distance
-from normwise.recipes.pictures import read_image, write_image
-from normwise.recipes.studio import Studio, mark_of
+from normwise.recipes.images.painting import Plan, check_memory, memory_needed, paint, sizes_of
+from normwise.recipes.images.perceptual import STYLES, content_distance
+from normwise.recipes.images.pictures import read_image, write_image
+from normwise.recipes.images.studio import Studio, mark_of
+from normwise.recipes.images.vgg import VGG, load_vgg
 from normwise.recipes.style import STYLE_LAYERS, style
-from normwise.recipes.vgg import VGG, load_vgg
 
 SIZE = 96
 

@@ -9,10 +9,10 @@ import normwise.recipes.style_fast as style_fast
 from normwise.data import packaged
 from normwise.errors import NormError
 from normwise.layers import ConditionalInstanceNorm2d
-from normwise.recipes.perceptual import GramStyle
-from normwise.recipes.pictures import read_image, write_image
-from normwise.recipes.strips import in_strips
-from normwise.recipes.stylenet import (
+from normwise.recipes.images.perceptual import GramStyle
+from normwise.recipes.images.pictures import read_image, write_image
+from normwise.recipes.images.strips import in_strips
+from normwise.recipes.images.stylenet import (
     NAMES,
     Sizes,
     StyleNetwork,

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from normwise.data import packaged
-from normwise.recipes.pictures import read_image, write_image
-from normwise.recipes.style_loop import Loop, Perceptual, crops
+from normwise.recipes.images.pictures import read_image, write_image
+from normwise.recipes.images.style_loop import Loop, Perceptual, crops
+from normwise.recipes.images.stylenet import StyleNetwork, load_network
+from normwise.recipes.images.vgg import load_vgg
 from normwise.recipes.style_train import SIZES
-from normwise.recipes.stylenet import StyleNetwork, load_network
-from normwise.recipes.vgg import load_vgg
 from normwise.surgery import swap
 from tolerances import assert_close
 

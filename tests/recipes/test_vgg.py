@@ -10,7 +10,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from normwise.errors import NormError
-from normwise.recipes.vgg import CHANNELS, CONVOLUTIONS, FILES, VGG, load_vgg
+from normwise.recipes.images.vgg import CHANNELS, CONVOLUTIONS, FILES, VGG, load_vgg
 
 
 def state_dict(kind, seed=0):

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import torch
 
-from normwise.recipes.converter import CODE, Converter, recognised, taught
-from normwise.recipes.sound import read_sound
+from normwise.recipes.sounds.clips import read_sound
+from normwise.recipes.sounds.converter import CODE, Converter, recognised, taught
 
 
 def test_the_code_tells_less_of_the_speaker_with_instance_norm(recipe, tmp_path):

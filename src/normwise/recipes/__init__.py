@@ -8,6 +8,8 @@ A recipe is a module of this folder that has
     a function      of the module's name, which takes these as keywords, and out and command;
                     it writes into the folder out and returns an `Outcome`
     LEFT            if stopping it leaves something else than finished trials: what
+
+What recipes of one kind share lies in the folders: of series, sounds and images.
 """
 
 from collections.abc import Callable

@@ -31,7 +31,7 @@ from normwise.compare import Comparison, Task, compare
 from normwise.compare.task.scoring import accuracy
 from normwise.compare.trial import AS_IS
 from normwise.errors import NormError
-from normwise.recipes.domains import (
+from normwise.recipes.images.domains import (
     CORRUPTIONS,
     SEVERITIES,
     Domain,

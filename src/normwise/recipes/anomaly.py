@@ -39,8 +39,14 @@ from torch import nn
 from normwise.compare import Comparison, Task, Windows, compare
 from normwise.compare.trial import AS_IS
 from normwise.errors import NormError
-from normwise.recipes.alarm_pictures import draw
-from normwise.recipes.alarms import (
+from normwise.recipes.outcome import (
+    Outcome,
+    add_comparison_options,
+    counted,
+    summary,
+    write_figures,
+)
+from normwise.recipes.series.alarms import (
     Alarms,
     Scorer,
     distance_from_mean,
@@ -48,21 +54,15 @@ from normwise.recipes.alarms import (
     score_rows,
     write_scores,
 )
-from normwise.recipes.labelled import SERIES, Labelled, read
-from normwise.recipes.networks import (
+from normwise.recipes.series.drawing import draw
+from normwise.recipes.series.labelled import SERIES, Labelled, read
+from normwise.recipes.series.networks import (
     ROBUST,
     forecaster,
     models,
     predictions,
     reconstructor,
     reversible_called,
-)
-from normwise.recipes.outcome import (
-    Outcome,
-    add_comparison_options,
-    counted,
-    summary,
-    write_figures,
 )
 
 METHODS = ("reconstruction", "forecast")

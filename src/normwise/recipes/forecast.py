@@ -27,20 +27,20 @@ from normwise.compare import Task, Windows, compare
 from normwise.compare.trial import AS_IS
 from normwise.data import Series, packaged, read_series
 from normwise.errors import NormError
-from normwise.recipes.networks import (
-    FORECASTERS,
-    ROBUST,
-    forecaster,
-    models,
-    predictions,
-    reversible_called,
-)
 from normwise.recipes.outcome import (
     Outcome,
     add_comparison_options,
     summary,
     worded,
     write_figures,
+)
+from normwise.recipes.series.networks import (
+    FORECASTERS,
+    ROBUST,
+    forecaster,
+    models,
+    predictions,
+    reversible_called,
 )
 
 LAST = "last value"  # the forecast that any other has to beat

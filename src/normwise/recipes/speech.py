@@ -34,7 +34,6 @@ from normwise.compare.trial import AS_IS
 from normwise.data import VOICES, prompts
 from normwise.errors import NormError
 from normwise.layers import BatchNorm1d, lengths_to_mask, padding
-from normwise.recipes.mel import LogMel
 from normwise.recipes.outcome import (
     Outcome,
     add_comparison_options,
@@ -43,7 +42,8 @@ from normwise.recipes.outcome import (
     worded,
     write_figures,
 )
-from normwise.recipes.sound import Clip, parted, read_folder
+from normwise.recipes.sounds.clips import Clip, parted, read_folder
+from normwise.recipes.sounds.mel import LogMel
 
 NORMS = ("none", "instance", "group:8", "layer", "rms")  # beside batch norm, which the network has
 UNHEARD = ("it", "Menardi")  # of the prompts that ship

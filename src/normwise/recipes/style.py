@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from normwise.errors import NormError, one_line
-from normwise.recipes.colors import luminance, matched, with_colors_of
-from normwise.recipes.outcome import Outcome, write_figures
-from normwise.recipes.painting import (
+from normwise.recipes.images.colors import luminance, matched, with_colors_of
+from normwise.recipes.images.painting import (
     COLUMNS,
     INITS,
     LEARNING_RATES,
@@ -38,10 +37,11 @@ from normwise.recipes.painting import (
     paint,
     sizes_of,
 )
-from normwise.recipes.perceptual import STYLES
-from normwise.recipes.pictures import read_image, sheet, write_image
-from normwise.recipes.studio import Studio, draw_losses, mark_of, shown
-from normwise.recipes.vgg import load_vgg
+from normwise.recipes.images.perceptual import STYLES
+from normwise.recipes.images.pictures import read_image, sheet, write_image
+from normwise.recipes.images.studio import Studio, draw_losses, mark_of, shown
+from normwise.recipes.images.vgg import load_vgg
+from normwise.recipes.outcome import Outcome, write_figures
 
 CONTENT_LAYERS = ("relu4_2",)
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")

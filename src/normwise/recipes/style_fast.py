@@ -27,9 +27,8 @@ from torch import Tensor
 
 from normwise.data import packaged
 from normwise.errors import NormError
-from normwise.recipes.colors import with_colors_of
-from normwise.recipes.outcome import Outcome, counted, write_figures
-from normwise.recipes.pictures import (
+from normwise.recipes.images.colors import with_colors_of
+from normwise.recipes.images.pictures import (
     SMALLEST,
     fitted,
     pictures_of,
@@ -39,8 +38,9 @@ from normwise.recipes.pictures import (
     to_picture,
     write_image,
 )
-from normwise.recipes.strips import in_strips
-from normwise.recipes.stylenet import NAMES, StyleNetwork, load_network, many_styles
+from normwise.recipes.images.strips import in_strips
+from normwise.recipes.images.stylenet import NAMES, StyleNetwork, load_network, many_styles
+from normwise.recipes.outcome import Outcome, counted, write_figures
 
 WHOLE = 2**21  # pixels up to which a picture is painted in one piece: 1 GB at the most
 LARGEST = 2**27  # pixels: what is kept of a picture in strips takes 70 bytes for each

@@ -28,12 +28,19 @@ from normwise.catalogue import split_candidates
 from normwise.compare import Task, compare
 from normwise.compare.trial import AS_IS, candidate_model, run_trial
 from normwise.errors import NormError
+from normwise.recipes.images.pictures import (
+    SMALLEST,
+    pictures_of,
+    read_image,
+    resized,
+    sheet,
+    write_image,
+)
+from normwise.recipes.images.style_loop import Loop, Perceptual, crops
+from normwise.recipes.images.stylenet import Sizes, StyleNetwork, save_network
+from normwise.recipes.images.vgg import load_vgg
 from normwise.recipes.outcome import Outcome, summary, worded, write_figures
-from normwise.recipes.pictures import SMALLEST, pictures_of, read_image, resized, sheet, write_image
 from normwise.recipes.style_fast import PHOTOS, photo
-from normwise.recipes.style_loop import Loop, Perceptual, crops
-from normwise.recipes.stylenet import Sizes, StyleNetwork, save_network
-from normwise.recipes.vgg import load_vgg
 
 SIZES = Sizes(contract=(16, 32, 64), blocks=3, expand=(32, 16))
 CROPS, HELD_OUT = 256, 16  # to learn on, and to score a network by

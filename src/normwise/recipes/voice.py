@@ -28,8 +28,6 @@ from normwise.compare import Comparison, Task, compare
 from normwise.compare.trial import AS_IS
 from normwise.data import VOICES, prompts
 from normwise.errors import NormError
-from normwise.recipes.converter import Converter, Listener, recognised, taught
-from normwise.recipes.mel import LogMel
 from normwise.recipes.outcome import (
     Outcome,
     add_comparison_options,
@@ -38,7 +36,9 @@ from normwise.recipes.outcome import (
     worded,
     write_figures,
 )
-from normwise.recipes.sound import Clip, parted, read_folder, read_sound, write_sound
+from normwise.recipes.sounds.clips import Clip, parted, read_folder, read_sound, write_sound
+from normwise.recipes.sounds.converter import Converter, Listener, recognised, taught
+from normwise.recipes.sounds.mel import LogMel
 
 NORMS = ("none", "batch")  # beside instance norm, which the content encoder has
 PAIR = ("Carlo", "Menardi")  # of the prompts that ship: the same sentences in one language

@@ -19,7 +19,7 @@ from normwise.compare.trial import AS_IS
 from normwise.data import packaged
 from normwise.errors import NormError, one_line
 from normwise.layers import ConditionalInstanceNorm2d, InstanceNorm2d
-from normwise.recipes.weights import UNREADABLE, read_onnx, read_torch
+from normwise.recipes.images.weights import UNREADABLE, read_onnx, read_torch
 from normwise.surgery import swap
 
 SHRINKS = 4  # the residual blocks see the picture so many times smaller

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from normwise.compare import Windows
 from normwise.data import Series
-from normwise.recipes.detection import Rows, measured
-from normwise.recipes.labelled import Labelled
+from normwise.recipes.series.detection import Rows, measured
+from normwise.recipes.series.labelled import Labelled
 
 Scorer = Callable[[Series], NDArray[np.float64]]  # a score for each row
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from normwise.errors import NormError
 from normwise.machine import free_memory
-from normwise.recipes.perceptual import STYLES, content_distance, variation
-from normwise.recipes.pictures import fitted, resized
-from normwise.recipes.vgg import CHANNELS, VGG
+from normwise.recipes.images.perceptual import STYLES, content_distance, variation
+from normwise.recipes.images.pictures import fitted, resized
+from normwise.recipes.images.vgg import CHANNELS, VGG
 
 HISTORY = 10  # steps that L-BFGS remembers, two pictures for each
 FIRST = 0.003  # how far the first step of L-BFGS moves colours at the most, in the mean

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from normwise.recipes.alarms import Alarms
-from normwise.recipes.detection import stretches
-from normwise.recipes.labelled import Labelled
+from normwise.recipes.series.alarms import Alarms
+from normwise.recipes.series.detection import stretches
+from normwise.recipes.series.labelled import Labelled
 
 _COLOURS = ("#1b6ca8", "#b8860b")  # of the two that are shown
 _OTHERS = ("#999999", "#6b8e6b", "#8a6d8a", "#444444", "#b07f5a")

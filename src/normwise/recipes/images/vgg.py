@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normwise.errors import NormError, one_line
-from normwise.recipes.weights import read_onnx, read_torch
+from normwise.recipes.images.weights import read_onnx, read_torch
 
 CHANNELS = (64, 128, 256, 512, 512)  # of the blocks
 CONVOLUTIONS = {"vgg19": (2, 2, 4, 4, 4), "vgg16": (2, 2, 3, 3, 3)}  # in each block

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from normwise.compare.task.fingerprint import digest, of_code
+from normwise.recipes.images.perceptual import GramStyle, content_distance, variation
+from normwise.recipes.images.pictures import resized, sheet, write_image
+from normwise.recipes.images.vgg import VGG
 from normwise.recipes.outcome import counted
-from normwise.recipes.perceptual import GramStyle, content_distance, variation
-from normwise.recipes.pictures import resized, sheet, write_image
-from normwise.recipes.vgg import VGG
 
 CONTENT = "relu2_2"
 STYLE = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")

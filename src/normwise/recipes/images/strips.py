@@ -15,7 +15,7 @@ from torch import Tensor
 
 from normwise import functional
 from normwise.layers import ConditionalInstanceNorm2d, InstanceNorm2d
-from normwise.recipes.stylenet import Stage, StyleNetwork, enlarged, mirrored, padded
+from normwise.recipes.images.stylenet import Stage, StyleNetwork, enlarged, mirrored, padded
 
 ELEMENTS = 2**25  # of the largest tensor at a time
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from normwise.data import Series, packaged, read_series
 from normwise.errors import NormError
-from normwise.recipes.detection import Rows, stretches
+from normwise.recipes.series.detection import Rows, stretches
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from normwise.errors import NormError
-from normwise.recipes.painting import COLUMNS, Plan, Reached
-from normwise.recipes.pictures import write_image
-from normwise.recipes.vgg import VGG
-from normwise.recipes.weights import read_torch
+from normwise.recipes.images.painting import COLUMNS, Plan, Reached
+from normwise.recipes.images.pictures import write_image
+from normwise.recipes.images.vgg import VGG
+from normwise.recipes.images.weights import read_torch
 
 
 class Studio:

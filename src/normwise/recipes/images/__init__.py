@@ -1,0 +1,1 @@
+"""What recipes on pictures share: files, features, distances, networks of styles, domains."""
