@@ -43,7 +43,7 @@ from normwise.recipes.images.stylenet import NAMES, StyleNetwork, load_network, 
 from normwise.recipes.outcome import Outcome, counted, write_figures
 
 WHOLE = 2**21  # pixels up to which a picture is painted in one piece: 1 GB at the most
-LARGEST = 2**27  # pixels: what is kept of a picture in strips takes 70 bytes for each
+LARGEST = 2**27  # pixels, for each of which strips held 76 bytes at 7680×4320
 PHOTOS = ("china.jpg", "flower.jpg")
 MOVING = 480  # pixels of the longer side of a moving picture
 _SHOWN = 7  # pictures of a strip from one style to another
