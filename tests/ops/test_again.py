@@ -70,6 +70,14 @@ def test_a_second_call_is_found_and_computes_the_same(name):
         assert torch.equal(value, fresh.state_dict()[key])
 
 
+@each
+def test_a_second_call_has_gradients_of_gradients(name):
+    layer, x = made(name).double(), (drawn(0) - 1e3).double().requires_grad_()
+    layer(x)
+    assert found(layer, x)
+    assert torch.autograd.gradgradcheck(layer, x, fast_mode=True)
+
+
 def test_a_gradient_of_the_gradient_is_found_too():
     layer = made("group").double()
     for _ in range(2):

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normwise.axes import Fitted
 from normwise.ops.plan import Formula, Plan
 from normwise.reference import Moments
+from normwise.running import Remembered, recall
 
 Four = tuple[Tensor | None, ...]  # of x, weight, bias and residual
 
@@ -55,10 +57,10 @@ class Normalize(torch.autograd.Function):
         x, weight, bias, residual, mask, mean, var, moments = ctx.saved_tensors
         wanted, plan = ctx.needs_input_grad[:4], ctx.plan
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for
+            given = _split(given_moments(mean, var), plan.formula.scheme.pattern.fit(x.dim()))
             found = by_formula(
-                plan.formula, gradient, (x, weight, bias, residual), mask,
-                given_moments(mean, var), wanted,
-            )  # fmt: skip
+                plan.formula, gradient, (x, weight, bias, residual), mask, given, wanted
+            )
         else:
             found = plan.backward(
                 gradient, x, weight, bias, residual, mask, mean, var, moments, wanted
@@ -113,3 +115,11 @@ def given_moments(mean: Tensor | None, var: Tensor | None) -> Moments | None:
         return None
     zero = var.new_zeros(())
     return Moments(zero if mean is None else mean, zero, var, 0, kept=True)
+
+
+def _split(given: Moments | None, fitted: Fitted) -> Moments | None:
+    """The moments as they fit the split tensor, where kernels take a layer's buffers as they are."""
+    if given is None or given.var.dim() == fitted.split_rank:
+        return given
+    mean = given.shift if given.shift.dim() else None
+    return recall(Remembered(mean, given.var, None), fitted)

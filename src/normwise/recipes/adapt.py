@@ -119,9 +119,10 @@ def adapt(
         )
         norms = NORMS if candidates is None else candidates
         folder = out / (f"compare-{shift.name}" if len(shifts) > 1 else "compare")
+        # No race: the other domain, where norms are measured, would have no say in it.
         compared = compare(
             task, norms, seeds=seeds, out=folder, workers=workers, fresh=fresh,
-            keep_models="all", command=command,
+            keep_models="all", race=False, command=command,
         )  # fmt: skip
         files.append(folder / "report.html")
         collapsed += _measure(compared, shift, measured)
