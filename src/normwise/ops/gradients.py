@@ -118,7 +118,7 @@ def given_moments(mean: Tensor | None, var: Tensor | None) -> Moments | None:
 
 
 def _split(given: Moments | None, fitted: Fitted) -> Moments | None:
-    """The moments as they fit the split tensor, where kernels take a layer's buffers as they are."""
+    """The moments as they fit the split tensor; kernels take a layer's buffers as they are."""
     if given is None or given.var.dim() == fitted.split_rank:
         return given
     mean = given.shift if given.shift.dim() else None
