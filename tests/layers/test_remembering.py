@@ -260,7 +260,7 @@ def test_nonfinite_statistics_are_refused(make, value):
 
 @pytest.mark.parametrize("on_nonfinite", ["skip", "raise"])
 def test_what_is_masked_need_not_be_finite(on_nonfinite):
-    layer, plain = nw.BatchNorm1d(4, on_nonfinite=on_nonfinite), nw.BatchNorm1d(4)
+    layer, plain = (nw.BatchNorm1d(4, on_nonfinite=on_nonfinite) for _ in range(2))
     mask = nw.lengths_to_mask([5, 3, 5])
     layer(spoiled(float("nan")), mask)
     plain(batch(3, 4, 5), mask)
