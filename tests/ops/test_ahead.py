@@ -58,5 +58,5 @@ def test_the_kernels_compile_for_hopper(tmp_path):
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_every_variant_compiles(capability, tmp_path):
     rows = compiled(capability, tmp_path)
-    assert len(rows) > 60
+    assert len(rows) > 50  # a stream is one kernel in place of three
     check(rows)
