@@ -52,7 +52,7 @@ class Series:
     def averaged(self, count: int) -> "Series":
         """One row for every `count`, their mean, at the time of the first; a rest is left out."""
         whole = self.part(0, len(self) // count * count)
-        values = whole.values.unflatten(1, (-1, count)).mean(-1)  # type: ignore[no-untyped-call]
+        values = whole.values.unflatten(1, (-1, count)).mean(-1)
         return replace(self, values=values, times=whole.times[::count])
 
     def split(self, shares: Sequence[float]) -> list["Series"]:

@@ -50,8 +50,8 @@ class LayerNorm(Normalization, torch.nn.LayerNorm):
         if shape == (0,):
             make_lazy(self)
 
-    @property  # where the others have an attribute: the row depends on the shape
-    def scheme(self) -> Scheme:  # type: ignore[override]
+    @property
+    def scheme(self) -> Scheme:  # type: ignore[override]  # no attribute: it depends on the shape
         return trailing_scheme(len(self.normalized_shape))
 
 
@@ -94,8 +94,8 @@ class RMSNorm(Normalization, torch.nn.RMSNorm):
         if shape == (0,):
             make_lazy(self)
 
-    @property  # where the others have an attribute: the row depends on the shape
-    def scheme(self) -> Scheme:  # type: ignore[override]
+    @property
+    def scheme(self) -> Scheme:  # type: ignore[override]  # no attribute: it depends on the shape
         return trailing_scheme(len(self.normalized_shape), centres=False)
 
 

@@ -26,7 +26,8 @@ class Unsized(UninitializedParameter):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # whatever torch is asked to do with the parameter comes through here
         try:
-            return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+            plain: Any = super()  # torch's own has no types
+            return plain.__torch_function__(func, types, args, kwargs)
         except ValueError:
             raise NormError(
                 f"{getattr(func, '__name__', func)} was asked of a parameter that has no size yet; "
@@ -72,8 +73,8 @@ class Lazy(LazyModuleMixin):
             if not hasattr(layer, "_initialize_hook"):
                 layer.__class__ = sized
 
-        construct.__signature__ = signature  # type: ignore[attr-defined]
-        cls.__init__ = construct  # type: ignore[method-assign]
+        construct.__signature__ = signature  # type: ignore[attr-defined]  # what help() shows
+        cls.__init__ = construct  # type: ignore[method-assign]  # of each lazy class, its own
 
     def initialize_parameters(self: Any, *arguments: Any, **named: Any) -> None:
         """Take the size from x and make the parameters; torch calls this before forward.

@@ -40,7 +40,7 @@ class _Pointwise(Channelwise):
 
     def squash(self, x: Tensor) -> Tensor:
         """The function, of a wide x."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say which function it is")
 
     def normalized(
         self, x: Tensor, mask: Tensor | None, fitted: Fitted, residual: Tensor | None = None

@@ -44,7 +44,7 @@ class WideStatistics(Normalization):
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> "WideStatistics":  # what .half(), .to() and their kin go through
         before = {name: self._buffers[name] for name in _STATISTICS}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own has no types
         for name, wider in before.items():
             after = self._buffers[name]
             if wider is not None and after is not None and after.dtype != wide(after).dtype:
@@ -79,7 +79,7 @@ class Remembering(WideStatistics):
 
     def _policy(self) -> Running:
         """How statistics are remembered and used."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what it remembers")
 
     @property
     def counts_batches(self) -> bool:

@@ -169,8 +169,7 @@ def gathered(own: Tensor, group: Any) -> Tensor:
     # Each process fills in its own row; the sum over processes is the whole table.
     here = dist.get_rank(group)
     rows = [own if i == here else torch.zeros_like(own) for i in range(dist.get_world_size(group))]
-    table: Tensor = _Sum.apply(torch.stack(rows), group)  # type: ignore[no-untyped-call]
-    return table
+    return _sum(torch.stack(rows), group)
 
 
 class _Sum(torch.autograd.Function):
@@ -185,8 +184,12 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        total: Tensor = _Sum.apply(gradients[0], ctx.group)  # type: ignore[no-untyped-call]
-        return total, None
+        return _sum(gradients[0], ctx.group), None
+
+
+def _sum(x: Tensor, group: Any) -> Tensor:
+    total: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]  # torch's own has no types
+    return total
 
 
 def _is_batch_norm(module: torch.nn.Module) -> bool:

@@ -176,7 +176,7 @@ def _descend(
                 )
                 return
             optimizer.zero_grad()
-            entropy.backward()  # type: ignore[no-untyped-call]
+            entropy.backward()
             optimizer.step()
             step += 1
 

@@ -1,10 +1,9 @@
 """Running statistics measured anew, over data, without training."""
 
 import copy
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -216,14 +215,12 @@ def counted(loader: Iterable[Any], words: str, progress: bool | None) -> Iterato
     from rich.console import Console
     from rich.progress import track
 
-    try:
-        total = float(len(loader))  # type: ignore[arg-type]
-    except TypeError:  # what can only be iterated over
-        total = math.nan
+    total = None
+    if isinstance(loader, Sized):
+        with suppress(TypeError):  # a DataLoader has a len() that fails over an iterable dataset
+            total = len(loader)
     console = Console(stderr=True)
-    yield from track(
-        loader, words, total=None if math.isnan(total) else total, console=console, transient=True
-    )
+    yield from track(loader, words, total=total, console=console, transient=True)
 
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:

@@ -31,7 +31,8 @@ def refuse_computed(module: torch.nn.Module) -> None:
         KeptError  if it is.
     """
     if parametrize.is_parametrized(module):
-        names = ", ".join(module.parametrizations)  # type: ignore[arg-type]
+        computed: Any = module.parametrizations
+        names = ", ".join(computed)
         raise KeptError(
             f"its {names} is parametrized; torch.nn.utils.parametrize.remove_parametrizations "
             "makes it plain"
@@ -104,11 +105,11 @@ def with_inner(old: torch.nn.Module, new: torch.nn.Module) -> torch.nn.Module:
 
 
 def _hand_on(old: Tensor, new: torch.nn.Module, name: str, target: Tensor, origin: float) -> None:
-    store = new._parameters if name in new._parameters else new._buffers
+    store: Any = new._parameters if name in new._parameters else new._buffers
     was_parameter = isinstance(old, torch.nn.Parameter)
     same = target.shape == old.shape and not origin and was_parameter == (name in new._parameters)
     if same and (was_parameter or target.dtype == old.dtype):
-        store[name] = old  # type: ignore[assignment]
+        store[name] = old
         return
     target.data.copy_(old.data.reshape(target.shape) + origin)
     if was_parameter and name in new._parameters:

@@ -274,15 +274,16 @@ def _folded(layer: Any, affine: _Affine, *, behind: bool) -> torch.nn.Module:
         old = layer._parameters[name]
         learns = layer.weight.requires_grad if old is None else old.requires_grad
         layer._parameters[name] = Parameter(value.to(layer.weight.dtype), requires_grad=learns)
-    return layer  # type: ignore[no-any-return]
+    folded: torch.nn.Module = layer
+    return folded
 
 
 def _remains(site: Site) -> torch.nn.Module:
     """What stands where the norm was: nothing but its mask and its activation."""
     if isinstance(site.module, OURS):
-        place: Any = layers.Identity(site.num_features, activation=activation_of(site.module))
-        place._normwise_dim = site.dim
-        return place.train(site.module.training)  # type: ignore[no-any-return]
+        place = layers.Identity(site.num_features, activation=activation_of(site.module))
+        vars(place)["_normwise_dim"] = site.dim
+        return place.train(site.module.training)
     return with_inner(site.module, torch.nn.Identity().train(site.module.training))
 
 

@@ -48,13 +48,13 @@ def freeze(
             new.frozen = True
             new.eval()
         if affine:
-            new._normwise_frozen = tuple(learned)  # type: ignore[assignment]  # for unfreeze
+            vars(new)["_normwise_frozen"] = tuple(learned)  # for unfreeze
         return new
 
     model = _rebuilt(model, "freeze", where, frozen, inplace=inplace)
     for module in model.modules() if affine else ():
         for name in getattr(module, "_normwise_frozen", ()):
-            module._parameters[name].requires_grad_(False)  # type: ignore[union-attr]
+            module.get_parameter(name).requires_grad_(False)
     return model
 
 
@@ -78,8 +78,8 @@ def unfreeze(
             raise KeptError("it is not frozen")
         if isinstance(site.module, Remembering) or held:
             new = alike(site.module)
-            new.__dict__.pop("_normwise_frozen", None)
-            new._normwise_thawed = held  # type: ignore[assignment]
+            vars(new).pop("_normwise_frozen", None)
+            vars(new)["_normwise_thawed"] = held
             if isinstance(new, Remembering):
                 new.frozen = False
         else:
@@ -91,8 +91,8 @@ def unfreeze(
 
     changed = _rebuilt(model, "unfreeze", where, thawed, inplace=inplace)
     for module in changed.modules():
-        for name in module.__dict__.pop("_normwise_thawed", ()):
-            module._parameters[name].requires_grad_(True)  # type: ignore[union-attr]
+        for name in vars(module).pop("_normwise_thawed", ()):
+            module.get_parameter(name).requires_grad_(True)
     return changed
 
 
@@ -126,7 +126,7 @@ def sync(
         new = layers.SyncBatchNorm.convert_sync_batchnorm(ours, process_group)
         if new is ours:
             raise KeptError(f"{type(ours).__name__} is no plain batch norm")
-        new._normwise_dim = site.dim  # type: ignore[assignment]
+        vars(new)["_normwise_dim"] = site.dim
         return new
 
     return _rebuilt(model, "sync", where, synced, inplace=inplace)

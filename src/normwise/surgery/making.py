@@ -101,9 +101,9 @@ def _make(
     like = next((tensor for tensor in tensors if tensor.dtype.is_floating_point), None)
     if like is not None:
         new.to(device=like.device, dtype=like.dtype)
-    new._normwise_dim = dim  # type: ignore[assignment]  # for the next swap: Identity has no rank
+    vars(new)["_normwise_dim"] = dim  # for the next swap: Identity has no rank
     if isinstance(candidate, Own):  # what it is may not show
-        new._normwise_place = (site.num_features, dim)  # type: ignore[assignment]
+        vars(new)["_normwise_place"] = (site.num_features, dim)
     if isinstance(new, OURS) and new.activation is None:
         new.activation = activation_of(site.module)
     if getattr(site.module, "frozen", False) and hasattr(new, "frozen"):

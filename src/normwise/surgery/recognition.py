@@ -160,9 +160,9 @@ def size_of(module: torch.nn.Module, known: Known) -> int | tuple[int, ...] | No
         if size is not None:
             break
     else:
-        placed = getattr(module, "_normwise_place", None)
+        placed: tuple[int, int] | None = getattr(module, "_normwise_place", None)
         if placed is not None:
-            return placed[0]  # type: ignore[no-any-return]
+            return placed[0]
         tensors = (getattr(module, n, None) for n in (known.weight, known.bias, *_STATISTICS))
         sized = (t for t in tensors if isinstance(t, Tensor) and not is_lazy(t))
         size = next((t.numel() for t in sized), None)

@@ -155,7 +155,7 @@ def perform(
         links=_linked(before, replacements, news, memo),
         earlier=earlier,
     )
-    model._normwise_receipt = receipt  # type: ignore[assignment]
+    vars(model)["_normwise_receipt"] = receipt
     return model
 
 

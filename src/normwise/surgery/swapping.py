@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -144,7 +144,7 @@ def undo(model: torch.nn.Module, *, inplace: bool = False) -> torch.nn.Module:
     if done.earlier is None:
         vars(model).pop("_normwise_receipt", None)
     else:
-        model._normwise_receipt = done.earlier  # type: ignore[assignment]
+        vars(model)["_normwise_receipt"] = done.earlier
     return model
 
 
@@ -258,7 +258,8 @@ def _fuse(
     """Let new layers take in the activations that follow; which modules go, and their paths."""
     same, replaces = isinstance(candidate, Same), activates(candidate)
     for each in made.values() if replaces else ():
-        each.layer.activation = None  # type: ignore[assignment]  # it has one of its own
+        plain: Any = each.layer
+        plain.activation = None  # it has one of its own
     # Our own layers stay in a swap to "same", unless they have something to take in.
     ours = {site for site in kept if same and isinstance(site.module, OURS)}
     layers = {site.module: made[site].layer for site in made}
@@ -272,7 +273,8 @@ def _fuse(
     for norm, (name, activations) in fusible(model, layers, name_of).items():
         site, new = sites[norm], layers[norm]
         if not replaces:
-            new.activation = name  # type: ignore[assignment]
+            takes_in: Any = new
+            takes_in.activation = name
         where = ", ".join(paths[module][0] for module in activations)
         verb = "takes the place of" if replaces else "takes in"
         note = f"{verb} {where}, {type(activations[0]).__name__}"

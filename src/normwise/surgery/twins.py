@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from normwise import layers
 from normwise.catalogue import catalogue
 from normwise.errors import NormError
+from normwise.layers.remembering import WideStatistics
 from normwise.surgery.carrying import KeptError, carry, tensors_of
 from normwise.surgery.recognition import (
     Known,
@@ -77,17 +78,18 @@ def _twin_of_torch(old: Any, base: Any) -> torch.nn.Module:
         new = twins(*arguments, bias=has_bias or (lazy and old.affine))
         if lazy:
             like = next(iter([*old.parameters(), *old.buffers()]))
-            return new.to(device=like.device, dtype=like.dtype)  # type: ignore[no-any-return]
+            waiting: torch.nn.Module = new.to(device=like.device, dtype=like.dtype)
+            return waiting
     return _with_tensors(new, old)
 
 
-def _with_tensors(new: Any, old: torch.nn.Module) -> torch.nn.Module:
+def _with_tensors(new: torch.nn.Module, old: torch.nn.Module) -> torch.nn.Module:
     """The new layer with the old one's own parameters and buffers."""
     new._parameters.update(old._parameters)
     new._buffers.update(old._buffers)
-    if hasattr(new, "_widen"):
+    if isinstance(new, WideStatistics):
         new._widen()  # statistics of a layer in half precision stay wide
-    return new  # type: ignore[no-any-return]
+    return new
 
 
 def _twin_by_kind(site: Site) -> torch.nn.Module | None:

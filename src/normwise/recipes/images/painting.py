@@ -188,7 +188,7 @@ def _improve(optimizer: torch.optim.Optimizer, image: Tensor, goal: Goal) -> lis
         parts = goal.parts(image)
         weighted = [w * part for w, part in zip(goal.plan.weights, parts, strict=True)]
         total = torch.stack(weighted).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         found[:] = torch.stack([*parts, total]).tolist()
         return found[-1]
 

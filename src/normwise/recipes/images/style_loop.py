@@ -97,7 +97,7 @@ class Loop:
             x = self.batch(step, seed)
             loss = self.loss(network(x), x)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             decay.step()
             if step % every == 0 or step == self.steps:

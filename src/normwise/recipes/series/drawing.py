@@ -116,9 +116,9 @@ def _draw_close(panel: Any, data: Labelled, shown: Sequence[Alarms]) -> None:
     panel.set_ylim(low - 0.2 * (high - low), high)
     panel.set_xlim(clock[rows.start], clock[rows.stop - 1])
     if data.series.dated:
-        places = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
+        places = AutoDateLocator(minticks=3, maxticks=6)
         panel.xaxis.set_major_locator(places)
-        dates = ConciseDateFormatter(places)  # type: ignore[no-untyped-call]
+        dates = ConciseDateFormatter(places)
         panel.xaxis.set_major_formatter(dates)
     panel.set_title("close by; ticks: flagged rows", fontsize=10, loc="left")
 
