@@ -195,6 +195,34 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"normwise {__version__}\n"
 
 
+# ── what it does when nobody reads on ───────────────────────────────────────────────────────
+
+
+UNREAD = [("--help", "1"), ("--help", ""), ("list", ""), ("recipe", "")]  # and PYTHONUNBUFFERED
+
+
+def test_whoever_reads_the_output_may_leave(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does once it has its lines
+    started = [
+        command.start(word, cwd=tmp_path, stdout=writing, PYTHONUNBUFFERED=unbuffered)
+        for word, unbuffered in UNREAD
+    ]
+    os.close(writing)
+    complaints = [process.communicate(timeout=command.PATIENCE_S)[1] for process in started]
+    assert complaints == [""] * len(UNREAD)
+    assert [process.returncode for process in started] == [141] * len(UNREAD)
+
+
+def test_another_pipe_that_breaks_is_no_reader_who_left(monkeypatch, norm):
+    def loses_its_worker(options):
+        raise BrokenPipeError("a worker's")
+
+    monkeypatch.setattr("normwise.cli.norms._list", loses_its_worker)
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        norm("list")
+
+
 # ── what it does with its options ───────────────────────────────────────────────────────────
 
 

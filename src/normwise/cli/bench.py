@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from normwise.cli.terminal import terminal
+
 
 def add(commands: Any) -> None:
     """The command and its options."""
@@ -28,7 +30,7 @@ def _bench(options: argparse.Namespace) -> None:
     from rich.text import Text
 
     from normwise import bench
-    from normwise.bench.table import WIDTH, build_table, summary
+    from normwise.bench.table import build_table, summary
 
     cases = bench.chosen(options.only, quick=options.quick)
     console = Console(stderr=True)
@@ -46,8 +48,7 @@ def _bench(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(results, indent=2))
         return
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=min(console.width, WIDTH))
+    console = terminal()
     console.print(build_table(results["rows"]))
     console.print("", *map(Text, summary(results)), "", sep="\n")
     for path in paths:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from normwise.catalogue import catalogue
+from normwise.cli.terminal import terminal
 from normwise.demands import IN_WORDS
 
 
@@ -14,7 +15,6 @@ def add(commands: Any) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     def table(*columns: str) -> Table:
@@ -36,5 +36,4 @@ def _list(options: argparse.Namespace) -> None:
             least.trains_on,
             "\n".join(least.keeps) or "nothing",
         )
-    console = Console(markup=False, highlight=False)
-    console.print(norms, "", costs, "", IN_WORDS, sep="\n", markup=False)
+    terminal(wide=True).print(norms, "", costs, "", IN_WORDS, sep="\n", markup=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from normwise.cli.compare import KEPT
+from normwise.cli.terminal import terminal
 from normwise.recipes import function_of, recipes
 
 
@@ -44,7 +45,6 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _recipe(options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -59,8 +59,7 @@ def _recipe(options: argparse.Namespace) -> None:
         table.add_column(heading, overflow="fold", justify="right" if i else "left")
     for row in outcome.rows:
         table.add_row(*map(Text, row))
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=min(console.width, 80))
+    console = terminal()
     with console.capture() as captured:
         console.print(table, "", *map(Text, outcome.notes), "", sep="\n")
     for line in captured.get().splitlines():

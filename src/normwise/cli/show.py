@@ -3,6 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
+from normwise.cli.terminal import terminal
 from normwise.compare import Comparison, Study
 
 if TYPE_CHECKING:
@@ -14,13 +15,9 @@ def show(shown: Comparison | Study, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(shown.results, indent=2))
         return
-    from rich.console import Console
     from rich.text import Text
 
-    from normwise.compare.report.table import WIDTH
-
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=min(console.width, WIDTH))
+    console = terminal()
     if isinstance(shown, Study):
         _show_study(shown, console)
     else:
