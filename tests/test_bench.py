@@ -1,10 +1,15 @@
 """The benchmark: what it times, what it makes of the figures. How fast things are is not tested."""
 
 import json
+import os
 import runpy
 import statistics
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -140,11 +145,8 @@ def test_a_case_leaves_no_gradient_mode_behind():
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize(
-    ("now", "kept"),
-    [({}, True), ({"commit": "other"}, False), ({"torch": "1.0"}, False), ({"date": "x"}, True)],
-)
-def test_a_run_in_pieces_keeps_what_this_code_measured(monkeypatch, tmp_path, now, kept):
+@pytest.mark.parametrize("now", [{}, {"date": "x"}])
+def test_a_run_in_pieces_keeps_what_this_code_measured(monkeypatch, tmp_path, now):
     stamp = {**machine.stamp(), "commit": "abc"}
     monkeypatch.setattr(bench, "stamp", lambda: stamp)
     monkeypatch.setattr(bench, "compile_beforehand", lambda cases, workers: iter(()))
@@ -158,18 +160,102 @@ def test_a_run_in_pieces_keeps_what_this_code_measured(monkeypatch, tmp_path, no
         before=bench.earlier(tmp_path),
         on_progress=lambda words, *_: pieces.append(words),
     )
-    assert pieces == [second.name] if kept else pieces == [first.name, second.name]
-    assert (one["rows"][0] in both["rows"]) is kept
-    assert {row["case"] for row in both["rows"]} == {first.name, second.name}
-    if kept:
-        assert [row["case"] for row in both["rows"]] == [second.name, first.name]  # as in the grid
+    assert pieces == [second.name]
+    assert one["rows"][0] in both["rows"]
+    assert [row["case"] for row in both["rows"]] == [second.name, first.name]  # as in the grid
 
 
-def test_what_is_not_committed_may_be_other_code(monkeypatch, tmp_path):
-    stamp = {**machine.stamp(), "commit": "abc-dirty"}
-    monkeypatch.setattr(bench, "stamp", lambda: stamp)
-    (tmp_path / "cpu.json").write_text(json.dumps(stamp))
-    assert bench.earlier(tmp_path) is None
+SAME = "normwise: --resume keeps what the same code measured, and "
+ANEW = "leave --resume out to measure everything anew"
+
+
+@pytest.mark.parametrize(
+    ("now", "sentence"),
+    [
+        (
+            {"commit": "abc-dirty"},
+            f"{SAME}this tree has changes that are not in abc: commit them, or {ANEW}\n",
+        ),
+        (
+            {"commit": "def"},
+            f"{SAME}cpu.json is of commit abc, not def: {ANEW}, or name another --out\n",
+        ),
+        (
+            {"torch": "1.0"},
+            f"{SAME}cpu.json is of torch {torch.__version__}, not 1.0: {ANEW}, or name another "
+            "--out\n",
+        ),
+    ],
+)
+def test_what_other_code_measured_is_not_gone_on_with(monkeypatch, capsys, tmp_path, now, sentence):
+    monkeypatch.chdir(tmp_path)
+    stamp = {**machine.stamp(), "commit": "abc"}
+    monkeypatch.setattr(bench, "stamp", lambda: {**stamp, **now})
+    figures = tmp_path / "cpu.json"
+    figures.write_text(json.dumps(stamp))
+    assert main(["bench", "--quick", "--resume", "--out", "."]) == 2
+    assert capsys.readouterr() == ("", sentence)
+    assert json.loads(figures.read_text()) == stamp
+    assert list(tmp_path.iterdir()) == [figures]
+
+
+def test_a_run_that_begins_has_nothing_to_go_on_with(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "stamp", lambda: {**machine.stamp(), "commit": "abc"})
+    assert bench.earlier(tmp_path / "new") is None
+
+
+# -- what others do meanwhile --------------------------------------------------------
+
+
+def burn(seconds):
+    """Use the processor for so long; how long it was."""
+    start = time.process_time()
+    while (used := time.process_time() - start) < seconds:
+        pass
+    return used
+
+
+def test_the_work_of_others_is_counted_and_ones_own_is_not(monkeypatch, tmp_path):
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    counted = tmp_path / "stat"
+    monkeypatch.setattr(machine, "_STATISTICS", counted)
+    # user nice system idle iowait irq softirq steal guest guest_nice
+    counted.write_text("cpu  1000 10 100 9000 500 1 2 3 0 0\ncpu0 5 5 5 5 5 5 5 5 0 0\n")
+    start, others = time.monotonic(), machine.OtherWork()
+    assert others.cores() is None, "too early to tell"
+    mine = burn(0.25)
+    theirs = 0.5
+    ticks = round((mine + theirs) / tick) - 20
+    counted.write_text(f"cpu  {1000 + ticks} 12 103 9900 600 5 7 9 0 0\n")  # 20 ticks of the rest
+    cores = others.cores()
+    took = time.monotonic() - start
+    assert cores * took == pytest.approx(theirs, abs=3 * tick)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
+def test_a_process_beside_this_one_keeps_cores_busy():
+    program = (
+        "import sys, time\n"
+        "while time.process_time() < 0.5: pass\n"
+        "print('done', flush=True); sys.stdin.read()"
+    )
+    start, others = time.monotonic(), machine.OtherWork()
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, stdin=PIPE, stdout=PIPE) as beside:
+        beside.stdout.readline()
+        cores = others.cores()
+        assert cores * (time.monotonic() - start) >= 0.45
+        beside.stdin.close()
+
+
+@pytest.mark.parametrize("content", [None, "", "cpu kept from you\n"])
+def test_a_system_that_does_not_tell_of_others_gives_none(monkeypatch, tmp_path, content):
+    told = tmp_path / "stat"
+    if content is not None:
+        told.write_text(content)
+    monkeypatch.setattr(machine, "_STATISTICS", told)
+    monkeypatch.setattr(machine, "_SHORTEST_S", 0)
+    assert machine.OtherWork().cores() is None
 
 
 # -- goals ---------------------------------------------------------------------------
@@ -277,7 +363,7 @@ def test_the_table_fits_a_terminal_and_shows_every_case():
 
     rows = [row(case, ours=123.4, over_torch=0.123) for case in cases.grid()]
     rows[0] |= {"compiled": None, "over_compiled": None, "over_torch": 1.2}
-    console = Console(width=table.WIDTH, force_terminal=False, color_system=None)
+    console = Console(width=80, force_terminal=False, color_system=None)
     with console.capture() as captured:
         console.print(table.build_table(rows))
     lines = captured.get().splitlines()
@@ -295,7 +381,7 @@ def test_the_summary_has_means_memory_goals_and_failures():
     assert "peak of layer step: 30 MB, torch.nn's 20 MB" in lines
     assert lines[-1] == f"{TINY.name}: compiled failed, RuntimeError: no"
     busy = next(table.summary({**results([failing]), "busy_cores": 1.52}))
-    assert busy == "the machine was busy with other work, 1.5 cores of it: figures are rough"
+    assert busy == "other processes kept 1.5 cores busy meanwhile: figures are rough"
 
 
 def test_figures_and_picture_are_written(tmp_path):

@@ -11,6 +11,9 @@ import torch
 
 from normwise.version import __version__
 
+_STATISTICS = Path("/proc/stat")  # its first line: cpu, and hundredths of seconds of each kind
+_SHORTEST_S = 0.2
+
 
 def describe_machine(device: torch.device, threads: int, workers: int) -> dict[str, Any]:
     """Processor, device and system, and how much of them one trial had."""
@@ -55,9 +58,38 @@ def _commit() -> str | None:
         return None
 
 
-def busy_cores() -> float | None:
-    """How many cores others have been using in the last minute; None if the system won't say."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+class OtherWork:
+    """What the machine does for others while this process works, from when this is made."""
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), _others_s()
+
+    def cores(self) -> float | None:
+        """How many cores other processes have had so far, in the mean.
+
+        None if the system does not tell, or before there is something to tell of: Linux counts
+        in hundredths of a second.
+        """
+        took, now = time.monotonic() - self._began, _others_s()
+        if now is None or self._before is None or took < _SHORTEST_S:
+            return None
+        return max(0.0, now - self._before) / took
+
+
+def _others_s() -> float | None:
+    """Processor time since the machine started, but for that of this process and its children.
+
+    A child counts as ours once it has ended and was waited for. What a host takes from a
+    virtual machine is others' work.
+    """
+    try:
+        user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(
+            int, _STATISTICS.read_text().split()[1:9]
+        )
+    except (OSError, ValueError):  # another system, or one that keeps it to itself
+        return None
+    ticks = user + nice + system + sum(interrupts_and_stolen)
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def processor() -> str:

@@ -9,7 +9,6 @@ from normwise.bench.turns import COMPILED, FORWARD, OURS, TORCH
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 80
 _BUSY = 0.5  # cores: from here the threads of a kernel wait for one that has to wait
 _SHORT = {"float32": "", "bfloat16": " bf16", "contiguous": "", "channels last": " last"}
 
@@ -43,7 +42,7 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
     """What the figures come to: means, memory, goals, and what failed."""
     rows, memory, busy = results["rows"], results["memory"], results["busy_cores"]
     if busy is not None and busy > _BUSY:
-        yield f"the machine was busy with other work, {busy:.1f} cores of it: figures are rough"
+        yield f"other processes kept {busy:.1f} cores busy meanwhile: figures are rough"
     for over, rival in (("over_torch", "torch.nn"), ("over_compiled", "torch.nn compiled")):
         mean = geometric_mean(row[over] for row in rows)
         if mean is not None:
