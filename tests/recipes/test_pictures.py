@@ -7,7 +7,13 @@ from PIL import Image, ImageCms
 
 from normwise.errors import NormError
 from normwise.recipes.images.colors import luminance, matched, with_colors_of
-from normwise.recipes.images.pictures import read_image, resized, sheet, write_image
+from normwise.recipes.images.pictures import (
+    LARGEST,
+    read_image,
+    resized,
+    sheet,
+    write_image,
+)
 
 GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (20, 1))
 COLOURS = np.stack([GREY, GREY[:, ::-1], np.full_like(GREY, 100)], -1)
@@ -110,10 +116,11 @@ def test_half_a_file(tmp_path):
         read_image(tmp_path / "half.png")
 
 
-def test_more_pixels_than_can_be_held_are_refused_before_they_are_decoded(tmp_path):
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
-    with pytest.raises(NormError, match="more than 268 million pixels; give a smaller version"):
+def test_more_pixels_than_pillow_reads_are_refused_before_they_are_decoded(tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "a.png")
+    with pytest.raises(NormError, match="more than 179 million pixels; give a smaller version"):
         read_image(tmp_path / "a.png", size=64)
+    assert 2 * Image.MAX_IMAGE_PIXELS == LARGEST
 
 
 def test_eight_thousand_pixels_across_are_scaled(tmp_path):
@@ -133,12 +140,23 @@ def test_a_picture_comes_back_as_it_was_written(tmp_path):
 
 def test_a_sheet_holds_all_pictures_in_rows_of_one_height():
     images = [torch.full((3, 20, 40), level) for level in (0.1, 0.4, 0.7)]
-    page = sheet(images, ["one", "two", "three, with a long name"], columns=2, height=10, margin=5)
+    page = sheet(images, ["1", "2", "3"], columns=2, height=10, margin=5)
     assert page.shape == (3, 2 * (10 + 24 + 5) + 5, 20 + 20 + 3 * 5)
     for level, top, left in ((0.1, 5, 5), (0.4, 5, 30), (0.7, 44, 5)):
         inside = page[:, top : top + 10, left : left + 20]
         assert torch.allclose(inside, torch.full_like(inside, level), atol=0.01)
     assert resized(images[0], 7, 9).shape == (3, 7, 9)
+
+
+def test_a_caption_longer_than_its_picture_is_whole():
+    image = torch.full((3, 20, 40), 0.5)
+    words = "instance, batch 4"
+    page, alone = sheet([image, image], [words, ""], height=10), sheet([image], [words], height=10)
+    assert (page[..., -12:] == 1).all()
+    drawn = [one[:, 22:46].lt(0.9).any(0).any(0).nonzero().flatten() for one in (page, alone)]
+    assert torch.equal(*drawn)
+    assert drawn[0].max() - drawn[0].min() > 100, "as wide as the words"
+    assert drawn[0].max() + 12 <= alone.shape[2]
 
 
 def test_light_of_one_picture_and_colours_of_another():

@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -295,8 +294,10 @@ def photo(name: str) -> Path:
 
 
 def _read(path: Path, size: int | None) -> Tensor:
-    largest: Any = {} if size is not None else {"largest": LARGEST}
-    image = read_image(path, size, **largest)
+    if size is None:
+        image = read_image(path, largest=LARGEST, instead="--size 8000 brings it to fewer")
+    else:
+        image = read_image(path, size)
     if min(image.shape[1:]) < SMALLEST:
         raise NormError(
             f"{path} has {image.shape[2]}×{image.shape[1]} pixels at size {size}; each side needs "

@@ -5,6 +5,7 @@ Shapes
 """
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from torch import Tensor
 from normwise.errors import NormError, one_line
 
 SMALLEST = 16  # pixels on each side: what convolutions with four poolings need
-LARGEST = 2**28  # pixels of a file; decoding takes three bytes for each, or more
+LARGEST = 178_956_970  # pixels of a file: Pillow takes one with more for an attack
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+_SMALLER = "give a smaller version of it"
 _PAPER = (255, 255, 255)
 _INK = (60, 60, 60)
 
@@ -45,13 +47,18 @@ def pictures_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_image(
-    path: Path, size: int | None = None, smallest: int = SMALLEST, largest: int = LARGEST
+    path: Path,
+    size: int | None = None,
+    smallest: int = SMALLEST,
+    largest: int = LARGEST,
+    instead: str = _SMALLER,
 ) -> Tensor:
     """Read a picture of any mode: (3, H, W) float32, upright, 0 to 1.
 
     size      pixels of the longer side at the most; a smaller picture is not enlarged
     smallest  pixels that each side must have, in the file
     largest   pixels that it may have in all
+    instead   what is to be done if it has more
 
     Grey becomes red, green and blue alike; what is transparent lies on white; 16 bits, CMYK,
     palettes and colour profiles become sRGB; a camera's rotation is done; of an animation the
@@ -66,14 +73,14 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limits and doubts; ours follow
             with Image.open(path) as opened:
-                _check_size(path, opened.size, smallest, largest)
+                _check_size(path, opened.size, smallest, largest, instead)
                 if size is not None:
                     opened.draft("RGB", (size, size))  # a JPEG is decoded no larger than needed
                 image = _in_srgb(path, ImageOps.exif_transpose(opened))
     except NormError:
         raise
     except Image.DecompressionBombError:
-        raise NormError(_too_large(path, largest)) from None
+        raise NormError(_too_large(path, LARGEST, _SMALLER)) from None
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError) as error:
         raise NormError(
             f"{path} is no picture that can be read ({one_line(error)}); give a whole PNG, JPEG, "
@@ -130,6 +137,8 @@ def sheet(
 ) -> Tensor:
     """Pictures in rows on white, all of one height, each with its caption below: one image.
 
+    Captions are never cut: a column is as wide as what is in it.
+
     columns  how many in a row; all, if left out
     """
     pictures = [to_picture(image) for image in images]
@@ -137,37 +146,42 @@ def sheet(
                            Image.Resampling.LANCZOS) for one in pictures]  # fmt: skip
     columns = min(columns or len(pictures), len(pictures))
     rows = -(-len(pictures) // columns)
-    widths = [max(one.width for one in pictures[column::columns]) for column in range(columns)]
+    font = ImageFont.load_default(15)
+    needed = [one.width for one in pictures]
+    for place, words in enumerate(captions):
+        needed[place] = max(needed[place], math.ceil(font.getlength(words)))
+    widths = [max(needed[column::columns]) for column in range(columns)]
     line = 24 if captions else 0
     page = Image.new(
         "RGB",
         (sum(widths) + margin * (columns + 1), (height + line + margin) * rows + margin),
         _PAPER,
     )
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    draw = ImageDraw.Draw(page)
     for place, picture in enumerate(pictures):
         row, column = divmod(place, columns)
         left = margin + sum(widths[:column]) + margin * column
         top = margin + (height + line + margin) * row
         page.paste(picture, (left, top))
         if place < len(captions):
-            words = _cut(captions[place], font, widths[column])
-            draw.text((left, top + height + 3), words, fill=_INK, font=font)
+            draw.text((left, top + height + 3), captions[place], fill=_INK, font=font)
     return to_tensor(page)
 
 
-def _check_size(path: Path, size: tuple[int, int], smallest: int, largest: int) -> None:
+def _check_size(
+    path: Path, size: tuple[int, int], smallest: int, largest: int, instead: str
+) -> None:
     width, height = size
     if min(size) < smallest:
         raise NormError(
             f"{path} has {width}×{height} pixels; each side needs {smallest} at the least"
         )
     if width * height > largest:
-        raise NormError(_too_large(path, largest))
+        raise NormError(_too_large(path, largest, instead))
 
 
-def _too_large(path: Path, largest: int) -> str:
-    return f"{path} has more than {largest // 10**6} million pixels; give a smaller version of it"
+def _too_large(path: Path, largest: int, instead: str) -> str:
+    return f"{path} has more than {largest / 1e6:.0f} million pixels; {instead}"
 
 
 def _in_srgb(path: Path, image: Image.Image) -> Image.Image:
@@ -207,12 +221,3 @@ def _shrunk(image: Image.Image, size: int) -> Image.Image:
         return image
     height, width = fitted((image.height, image.width), size)
     return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _cut(words: str, font: Any, width: int) -> str:
-    """The words, or as many letters as fit and an ellipsis."""
-    if font.getlength(words) <= width:
-        return words
-    while words and font.getlength(f"{words}…") > width:
-        words = words[:-1]
-    return f"{words}…"
