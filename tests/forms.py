@@ -104,11 +104,13 @@ CASES = [
     Case("group of many", GROUP, (2, 6, 700), sizes={"g": 2}),
     Case("group sliced", GROUP, (3, 6, 20), sliced, sizes={"g": 2}),
     Case("group channels last", GROUP, (3, 6, 5, 7), channels_last, sizes={"g": 3}),
+    Case("group channels last, wide", GROUP, (3, 72, 5, 9), channels_last, sizes={"g": 2}),
     Case("group transposed", GROUP, (3, 8, 40), transposed, sizes={"g": 2}),
     Case("sample", SAMPLE, (3, 6, 20)),
     Case("sample channels last", SAMPLE, (3, 6, 5, 7), channels_last),
     Case("batch", BATCH, (5, 4, 30)),
     Case("batch of few", BATCH, (130, 3, 4)),
+    Case("batch of short runs", BATCH, (40, 3, 33)),
     Case("batch of images", BATCH, (3, 4, 6, 7)),
     Case("batch of many", BATCH, (3, 2, 1500)),
     Case("batch of rows", BATCH, (70, 5)),
@@ -136,7 +138,7 @@ CASES = [
 A_FEW = [
     case for case in CASES
     if str(case) in ("instance of many", "group", "batch", "batch of few", "layer of many rows",
-                     "rms", "trailing", "layer channels last")
+                     "rms", "trailing", "layer channels last", "group channels last, wide")
 ]  # fmt: skip
 each = pytest.mark.parametrize("case", CASES, ids=str)
 of_a_few = pytest.mark.parametrize("case", A_FEW, ids=str)

@@ -45,9 +45,10 @@ struct Form {
   Number number, weight_number;
 
   i64 elements() const { return O * A * K * P * Q; }
-  i64 bytes() const {
-    return elements() * (number == Number::float64 ? 8 : number == Number::float32 ? 4 : 2);
+  i64 size() const {  // of an element of x
+    return number == Number::float64 ? 8 : number == Number::float32 ? 4 : 2;
   }
+  i64 bytes() const { return elements() * size(); }
 };
 
 // What a call reads and writes; null where there is none.

@@ -10,6 +10,7 @@
 #include "activations.h"
 #include "affine.h"
 #include "moments.h"
+#include <algorithm>
 
 namespace normwise { namespace NORMWISE_ISA {
 
@@ -51,7 +52,6 @@ template <class S> class Columns {
     R *x, *real, *z, *g, *more;      // ROWS rows each
     double *first, *second;          // sums over all rows
     double* count;
-    i64* masks;                      // where each column's mask lies
   };
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
@@ -88,7 +88,6 @@ template <class S> class Columns {
       const i64 apart = (width + 15) / 16 * 16 + 16;  // lines of their own, in sets of their own
       Scratch<R> numbers((10 + 5 * ROWS) * apart);
       Scratch<double> sums(3 * apart);
-      Scratch<i64> masks(mask ? width : 0);
       Tile tile;
       tile.apart = apart;
       R* next = numbers;
@@ -104,7 +103,6 @@ template <class S> class Columns {
       tile.first = sums;
       tile.second = sums + apart;
       tile.count = sums + 2 * apart;
-      tile.masks = masks;
       for (i64 t = mine.begin; t < mine.end; ++t) {
         tile.o = t / across;
         tile.begin = t % across * width;
@@ -112,7 +110,6 @@ template <class S> class Columns {
         std::memset(static_cast<double*>(sums), 0, 3 * apart * sizeof(double));
         std::memset(tile.shift, 0, apart * sizeof(R));  // the mean where nothing is real
         each_column(tile, [&](i64 i, i64 k, i64 q) {
-          if (mask) tile.masks[i] = k * form.mask.k + q * form.mask.q;
           const bool here = !by_row && affine.weight;
           const i64 at = weight_at(tile, k, q);
           tile.weight[i] = here ? affine.weight[at] : R(1);
@@ -215,16 +212,44 @@ template <class S> class Columns {
       R* buffer = tile.x + m * tile.apart;
       rows[m] = read(from, tile.size, buffer);
       if (!mask) continue;
-      const std::uint8_t* marks = mask + form.mask.at(tile.o, which[m], 0, 0);
       R* real = tile.real + m * tile.apart;
+      read_marks(tile, which[m], real);
       const R* row = rows[m];
-      for (i64 i = 0; i < tile.size; ++i) {
-        real[i] = marks[tile.masks[i]] ? R(1) : R(0);
-        buffer[i] = real[i] != R(0) ? row[i] : R(0);
-      }
+#pragma omp simd
+      for (i64 i = 0; i < tile.size; ++i) buffer[i] = real[i] != R(0) ? row[i] : R(0);
       rows[m] = buffer;
     }
     return rows;
+  }
+
+  // What `read_rows` found of the mask.
+  template <int M> static Read<M> which_are_real(const Tile& tile) {
+    Read<M> real;
+    for (int m = 0; m < M; ++m) real[m] = tile.real + m * tile.apart;
+    return real;
+  }
+
+  // 1 where an element of a row is real, else 0.
+  void read_marks(const Tile& tile, i64 row, R* real) const {
+    const Index& by = form.mask;
+    const bool one = form.Q == 1 || by.k == form.Q * by.q;  // step from each column to the next
+    const i64 step = form.Q == 1 ? by.k : by.q, n = one ? tile.size : form.Q;
+    const i64 first = tile.begin / form.Q;
+    for (i64 i = 0; i < tile.size; i += n) {
+      const std::uint8_t* marks = mask + by.at(tile.o, row, first + i / form.Q, 0);
+      if (step == 0) {
+        std::fill(real + i, real + i + n, marks[0] ? R(1) : R(0));
+      } else if (step == 1) {
+#pragma omp simd
+        for (i64 j = 0; j < n; ++j) real[i + j] = marks[j] ? R(1) : R(0);
+      } else {
+        for (i64 j = 0; j < n; ++j) real[i + j] = marks[j * step] ? R(1) : R(0);
+      }
+      if (by.k != 0) continue;
+      for (i64 have = n; have < tile.size; have *= 2)  // every statistic has the same marks
+        std::copy_n(real, least(have, tile.size - have), real + have);
+      return;
+    }
   }
 
   // The statistics of the columns, as they were given or as forward left them.

@@ -139,16 +139,15 @@ template <class S> class ColumnsBackward : Columns<S> {
   // From sums to what `descend` subtracts: their means, with the factors of dx in them.
   void average(Tile& tile) const {
     double *first = tile.first, *second = tile.second, *count = tile.count;
-    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
-      double one = 0, two = 0;
-      for (i64 q = i; q < i + form.Q; ++q) {
-        one += first[q];
-        two += second[q];
-      }
-      for (i64 q = i; q < i + form.Q; ++q) {
-        first[q] = one;
-        second[q] = two;
-      }
+    const i64 n = form.Q;
+    for (i64 i = 0; i < tile.size && n > 1; i += n) {  // columns that share a statistic
+      double *one = first + i, *two = second + i, sums[2];
+      reduce(n, sums, [=](auto at, auto* terms) {
+        terms[0] = at(one);
+        terms[1] = at(two);
+      });
+      std::fill(one, one + n, sums[0]);
+      std::fill(two, two + n, sums[1]);
     }
     R *c0 = tile.residue, *c1 = tile.squares;
     const R* rate = tile.rate;

@@ -97,24 +97,40 @@ template <class S> class ColumnsForward : Columns<S> {
     const i64 size = tile.size;
     R *mean = tile.mean, *residue = tile.residue, *squares = tile.squares, *counts = tile.g;
     for (i64 i = 0; i < size; ++i) mean[i] = residue[i] = squares[i] = counts[i] = R(0);
-    for (i64 a = rows.begin; a < rows.end; ++a) {
-      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
+    each_rows(rows, [&](auto which) {
+      constexpr int M = which.size;
+      const Read<M> v = this->read_rows(tile, which);
+      const Read<M> real = this->template which_are_real<M>(tile);
       walk<R>(size, [=](auto at) {
-        at.put(counts, at(counts) + at(real));
-        at.put(mean, at(mean) + at(v));
+        auto count = at(real[0]), sum = at(v[0]);
+        for (int m = 1; m < M; ++m) {
+          count += at(real[m]);
+          sum += at(v[m]);
+        }
+        at.put(counts, at(counts) + count);
+        at.put(mean, at(mean) + sum);
       });
-    }
+    });
 #pragma omp simd
     for (i64 i = 0; i < size; ++i)
       mean[i] = form.centres && counts[i] > R(0) ? mean[i] / counts[i] : R(0);
-    for (i64 a = rows.begin; a < rows.end; ++a) {
-      const R *v = read_rows(tile, Rows<1>{a, 0})[0], *real = tile.real;
+    each_rows(rows, [&](auto which) {
+      constexpr int M = which.size;
+      const Read<M> v = this->read_rows(tile, which);
+      const Read<M> real = this->template which_are_real<M>(tile);
       walk<R>(size, [=](auto at) {
-        const auto d = (at(v) - at(mean)) * at(real);
-        at.put(residue, at(residue) + d);
-        at.put(squares, at(squares) + d * d);
+        using Value = typename decltype(at)::Value;
+        const Value centre = at(mean);
+        Value sum = {}, more = {};
+        for (int m = 0; m < M; ++m) {
+          const Value d = (at(v[m]) - centre) * at(real[m]);
+          sum += d;
+          more += d * d;
+        }
+        at.put(residue, at(residue) + sum);
+        at.put(squares, at(squares) + more);
       });
-    }
+    });
   }
 
   // A panel's sums added to the moments: n rows or, with a mask, as many as each column has.
@@ -142,21 +158,42 @@ template <class S> class ColumnsForward : Columns<S> {
     }
   }
 
-  // From moments per column to what `apply` reads; Q columns that share a statistic are merged.
-  void settle(Tile& tile, R* moments) const {
-    double *offset = tile.first, *sum = tile.second, *count = tile.count;
-    R *shift = tile.shift, *high = tile.high, *low = tile.low, *rate = tile.rate;
-    for (i64 i = 0; i < tile.size && form.Q > 1; i += form.Q) {
-      Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
-      for (i64 q = i + 1; q < i + form.Q; ++q)
-        own.merge(as_moments(shift[q], offset[q], sum[q], count[q]));
-      for (i64 q = i; q < i + form.Q; ++q) {
-        shift[q] = own.shift;
-        offset[q] = own.offset;
-        sum[q] = own.squares;
-        count[q] = own.count;
+  // The moments of Q columns that share a statistic, merged, go to each of them. As all lie beside
+  // each other, it takes two passes: their mean, then the squares about it.
+  void merge_neighbours(Tile& tile) const {
+    const i64 n = form.Q;
+    for (i64 i = 0; i < tile.size; i += n) {
+      R* shift = tile.shift + i;
+      double *offset = tile.first + i, *squares = tile.second + i, *count = tile.count + i;
+      const double* any = std::find_if(count, count + n, [](double c) { return c > 0; });
+      if (any == count + n) continue;
+      const R from = shift[any - count];
+#pragma omp simd
+      for (i64 q = 0; q < n; ++q) offset[q] += double(shift[q]) - double(from);
+      double sums[2], more[1];
+      reduce(n, sums, [=](auto at, auto* terms) {
+        terms[0] = at(count);
+        terms[1] = at(count) * at(offset);
+      });
+      const double all = sums[0], mean = sums[1] / all;
+      reduce(n, more, [=](auto at, auto* terms) {
+        const auto apart = at(offset) - mean;
+        terms[0] = at(squares) + at(count) * apart * apart;
+      });
+      for (i64 q = 0; q < n; ++q) {
+        shift[q] = from;
+        offset[q] = mean;
+        squares[q] = more[0];
+        count[q] = all;
       }
     }
+  }
+
+  // From moments per column to what `apply` reads.
+  void settle(Tile& tile, R* moments) const {
+    if (form.Q > 1) merge_neighbours(tile);
+    double *offset = tile.first, *sum = tile.second, *count = tile.count;
+    R *shift = tile.shift, *high = tile.high, *low = tile.low, *rate = tile.rate;
 #pragma omp simd
     for (i64 i = 0; i < tile.size; ++i) {
       const Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);

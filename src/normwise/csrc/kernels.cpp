@@ -10,11 +10,17 @@ namespace normwise { namespace NORMWISE_ISA {
 
 namespace {
 
+// Bytes up to which runs are worked on beside each other, in the order of memory, where they have
+// no more neighbours than there are rows: one by one, each would touch a bit of many pages.
+constexpr i64 BIT = 1024;
+
 // Whether the neighbours in memory belong to different statistics, or to runs too short to
 // be worked on one by one.
 bool is_across(const Form& form) {
   const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
-  return one_row && form.A > 1 && form.Q < 32 && (form.K > 1 || form.A > form.Q);
+  const bool several = form.A > 1 && (form.K > 1 || form.A > form.Q);
+  const bool bits = form.Q <= form.A && form.Q * form.size() <= BIT;
+  return one_row && several && (form.Q < 32 || bits);
 }
 
 template <class S> void forward_of(const Form& form, const Forward& call, int threads) {
