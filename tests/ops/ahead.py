@@ -2,8 +2,8 @@
 
     python tests/ops/ahead.py 90 "group norm" "layer norm"
 
-Launches are decided as on a device of 132 multiprocessors, and compiled instead of run; ptxas,
-which comes with Triton, tells registers and spills.
+Launches are decided as on a device of 132 multiprocessors, and compiled instead of run;
+cuobjdump, which comes with Triton, tells registers and spills.
 """
 
 import json
@@ -30,7 +30,7 @@ from normwise.ops.triton import plan as planning
 from normwise.ops.triton.launch import Device
 from normwise.ops.triton.plan import TritonPlan
 
-PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 half = torch.bfloat16
 
 
@@ -55,6 +55,7 @@ def layer(
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
     *,
+    weights: torch.dtype | None = None,
     groups: int = 0,
     activation: str | None = None,
     masked: bool = False,
@@ -69,7 +70,7 @@ def layer(
             x = x.contiguous(memory_format=torch.channels_last)
         fitted = scheme.pattern.fit(x.dim())
         features = fitted.features
-        weight = torch.empty([shape[i] for i in features], dtype=dtype, device="meta")
+        weight = torch.empty([shape[i] for i in features], dtype=weights or dtype, device="meta")
         mask = None
         if masked:
             sizes = [1 if i in features else n for i, n in enumerate(shape)]
@@ -77,7 +78,7 @@ def layer(
         var = torch.empty((1, shape[1], 1), device="meta") if given else None
         sizes = {"g": groups} if groups else {}
         plan = TritonPlan(
-            Formula(scheme, sizes, 1e-5, activation), x, dtype,
+            Formula(scheme, sizes, 1e-5, activation), x, weight.dtype,
             None if mask is None else mask.shape, None if var is None else var.shape,
         )  # fmt: skip
         residual = torch.empty_like(x) if activation else None
@@ -118,8 +119,15 @@ CASES: dict[str, Callable[[], None]] = {
     "instance norm, odd": layer(SCHEMES["instance"], (64, 128, 1001)),
     "layer norm": layer(SCHEMES["layer"], (64, 128, 4096), activation="leaky_relu"),
     "layer norm, wide": layer(SCHEMES["layer"], (64, 512, 1000), half),
+    "layer norm, wide and masked": layer(
+        SCHEMES["layer"], (64, 1000, 1000), half, activation="silu", masked=True
+    ),
+    "layer norm, wider": layer(SCHEMES["layer"], (64, 1024, 1000), activation="gelu"),
     "layer norm, masked": layer(SCHEMES["layer"], (64, 4096, 1000), half, masked=True),
     "rms norm, last": layer(Scheme(trailing(1), centres=False), (16384, 4096), half),
+    "rms norm, wide weights": layer(
+        Scheme(trailing(1), centres=False), (16384, 4096), half, weights=torch.float32
+    ),
     "layer norm, last": layer(LAST, (16384, 8192)),
     "layer norm, long": layer(LAST, (4096, 65536), half),
     "batch norm": layer(SCHEMES["batch"], (64, 128, 4096), activation="relu"),
@@ -135,21 +143,22 @@ CASES: dict[str, Callable[[], None]] = {
 }
 
 
-def resources(ptx: str) -> dict[str, Any]:
-    """What the assembler says of a kernel."""
-    target = re.search(r"\.target (\w+)", ptx)
+def moved(compiled: Any, tile: list[int]) -> int:
+    """How often a tile of numbers is shared out among threads anew, through shared memory."""
+    kinds = re.findall(r"ttg\.convert_layout .*-> tensor<([\dx]+)xb?f\d", compiled.asm["ttgir"])
+    return sum(sizes == "x".join(map(str, tile)) for sizes in kinds)
+
+
+def resources(compiled: Any) -> dict[str, int]:
+    """What the assembler says of a kernel, as Triton called it."""
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
+        binary = Path(folder) / "kernel.cubin"
+        binary.write_bytes(compiled.asm["cubin"])
         said = subprocess.run(
-            [PTXAS, "-v", f"-arch={target[1]}", source, "-o", source.with_suffix(".cubin")],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stderr
-    registers = int(re.search(r"Used (\d+) registers", said)[1])
-    spilled = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
-    return {"registers": registers, "spilled": spilled}
+            [TOOL, "--dump-resource-usage", binary], capture_output=True, text=True, check=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", said)
+    return {"registers": int(found[1]), "spilled": int(found[2])}
 
 
 def main(capability: str, *names: str) -> None:
@@ -170,8 +179,9 @@ def main(capability: str, *names: str) -> None:
             "shared": compiled.metadata.shared,
             "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.b32", ptx)),
             "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.b32", ptx)),
+            "moved": moved(compiled, [constants.get(letter) for letter in "SRQ"]),
             "orders": sorted(set(re.findall(r"(?:atom|ld)\.global\.gpu\.(\w+)", ptx))),
-            **resources(ptx),
+            **resources(compiled),
         }
         print(json.dumps(row), flush=True)
 

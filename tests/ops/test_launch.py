@@ -18,17 +18,19 @@ HOPPER = Device(132, 50 << 20)
 LAST = Scheme(trailing(1))
 
 
-def form_of(scheme: Scheme, shape: tuple[int, ...], **sizes: int) -> Form:
+def form_of(
+    scheme: Scheme, shape: tuple[int, ...], mask: tuple[int, ...] | None = None, **sizes: int
+) -> Form:
     x = torch.empty(shape, device="meta")
     statistic = statistic_shape(Formula(scheme, sizes, 1e-5, None), x.shape)
     fitted = scheme.pattern.fit(len(shape))
-    found = form(fitted, shape, x.stride(), x.stride(), statistic, None, sizes)
+    found = form(fitted, shape, x.stride(), x.stride(), statistic, mask, sizes)
     assert found is not None
     return found
 
 
 def launched(scheme: Scheme, shape: tuple[int, ...], itemsize: int = 4, **options: Any) -> Launch:
-    sizes = {"g": options.pop("g")} if "g" in options else {}
+    sizes = {name: options.pop(name) for name in ("g", "mask") if name in options}
     most = options.pop("most", FORWARD)
     return choose(form_of(scheme, shape, **sizes), itemsize, HOPPER, most=most, **options)
 
@@ -94,6 +96,13 @@ def test_neighbouring_statistics_fill_a_sector_of_memory():
     wide = launched(SCHEMES["layer"], (64, 4096, 4096))
     assert not wide.whole
     assert wide.statistics * 4 >= launch.LINE_BYTES
+
+
+def test_masked_columns_are_streamed_before_threads_run_out_of_registers():
+    shape, mask = (64, 1000, 1000), (64, 1, 1000)
+    assert launched(SCHEMES["layer"], shape, 2).held == FORWARD
+    assert launched(SCHEMES["layer"], shape, 2, mask=mask).lag
+    assert launched(SCHEMES["layer"], (64, 500, 1000), 2, mask=mask).whole
 
 
 def test_gradients_of_shared_weights_come_from_few_programs():

@@ -36,6 +36,9 @@ from normwise.ops.form import Form, Operand
 # Elements that a program holds at most, where a statistic is to fit on chip: 64 kB of float32.
 # Backward holds two operands and, beside them, sums for the gradients of the weights.
 FORWARD, BACKWARD = 16_384, 8_192
+# The same of columns with a mask: of 16,384 in half precision, what threads have to keep of each
+# element did not fit into registers, and 1.5 kB of each went to memory (Triton 3.7, sm_90).
+MASKED_COLUMNS = 8_192
 # Elements that a program takes where it need not hold so many.
 SHARE = 4_096
 SECTOR_BYTES, LINE_BYTES, LOAD_BYTES = 32, 128, 16
@@ -131,6 +134,8 @@ def choose(
     kept, rows = o * k, a * p
     across = q == 1 and k > 1
     if across:
+        if form.mask != Operand():
+            most = min(most, MASKED_COLUMNS)
         statistics, held_rows, neighbours = _columns(k, kept, rows, itemsize, device, most)
     else:
         statistics, held_rows, neighbours = _runs(k, kept, rows, q, itemsize, device, most)

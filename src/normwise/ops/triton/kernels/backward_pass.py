@@ -5,7 +5,7 @@ import triton.language as tl
 
 from normwise.ops.triton.kernels.formulas import affine, rate_of, slope, summed, total
 from normwise.ops.triton.kernels.queue import announce, is_last, take, wait
-from normwise.ops.triton.kernels.tiles import address, existing, load, positions, recall
+from normwise.ops.triton.kernels.tiles import address, existing, load, positions, recall, weights
 from normwise.ops.triton.kernels.tiles import store as store_tile
 
 
@@ -17,10 +17,13 @@ def _tile(
     R: tl.constexpr, Q: tl.constexpr, VECTOR: tl.constexpr, ACROSS: tl.constexpr,
     WIDE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Where a tile is, x standardised, 1 / deviation, and the gradient before the activation."""
+    """Where a tile is, the weight, x standardised, 1 / deviation, and the gradient before the
+    activation.
+    """
     wide: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     which, where, there = positions(block, part, tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
-    inside, real = existing(mask, where, there, at_mask, MASK)
+    inside, real = existing(mask, where, there, at_mask, MASK, VECTOR)
+    factor, summand = weights(weight, bias, where, there, at_weight, WEIGHT, VECTOR)
     at = address(where, at_y, VECTOR, ACROSS)
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide, LAST)
     g = load(gradient, at, mask, inside, real, wide, LAST)
@@ -28,11 +31,11 @@ def _tile(
     rate = rate_of(square, EPS)
     standard = tl.where(real, (here - shift - offset) * rate, 0.0)
     if ACTIVATION is not None:
-        z = affine(standard, weight, bias, where, there, at_weight, WEIGHT)
+        z = affine(standard, factor, summand)
         if residual is not None:
             z = z + load(residual, at, mask, inside, real, wide, LAST)
         g = g * slope(z, ACTIVATION)
-    return which, where, there, (inside, real, at), standard, rate, g
+    return which, where, there, (inside, real, at), factor, standard, rate, g
 
 
 @triton.jit
@@ -126,7 +129,7 @@ def backward(
     of_weight = tl.zeros((1, r_weights, q_weights), wide)
     of_bias = tl.zeros((1, r_weights, q_weights), wide)
     for block in tl.range(group, blocks, groups, num_stages=1):
-        which, where, there, elsewhere, standard, rate, g = _tile(
+        which, where, there, elsewhere, factor, standard, rate, g = _tile(
             gradient, x, weight, bias, residual, mask, moments, mean, var, statistics, block,
             part, tiles, sizes, at_x, at_y, at_weight, at_mask, at_statistic, EPS, ACTIVATION,
             WEIGHT, MASK, S, R, Q, VECTOR, ACROSS, WIDE, False,
@@ -142,7 +145,7 @@ def backward(
             else:
                 of_weight += _gathered(g * standard, WEIGHT)
                 of_bias += _gathered(g, WEIGHT)
-        g = affine(g, weight, None, where, there, at_weight, WEIGHT)
+        g = affine(g, factor, None)
         if dx is None:
             _part(sums, statistics * each, total(g), total(g * standard), which, there, part, each)
         else:
@@ -179,7 +182,7 @@ def stream_backward(
         following = take(queue)  # under way while this one is worked on
         if item < blocks * each:
             block, part = item // each, item % each
-            which, where, there, _, standard, _, g = _tile(
+            which, where, there, _, factor, standard, _, g = _tile(
                 gradient, x, weight, bias, residual, mask, moments, None, None, statistics, block,
                 part, tiles, sizes, at_x, at_y, at_weight, at_mask, at_statistic, EPS, ACTIVATION,
                 WEIGHT, MASK, S, R, Q, VECTOR, ACROSS, WIDE, False,
@@ -188,7 +191,7 @@ def stream_backward(
                 _leave(partial, partial_stride, _gathered(g * standard, WEIGHT),
                        _gathered(g, WEIGHT), block, which, where, there, part, row_slots, slots,
                        tiles, WEIGHT)  # fmt: skip
-            g = affine(g, weight, None, where, there, at_weight, WEIGHT)
+            g = affine(g, factor, None)
             _part(sums, stride, total(g), total(g * standard), which, there, part, each)
             if is_last(queue, block, each):
                 first = sums + which[0] * each
@@ -199,7 +202,7 @@ def stream_backward(
         if item >= lag:
             ready, later = (item - lag) // each, (item - lag) % each
             wait(queue, ready, each)
-            mine, place, here, elsewhere, apart, rate, pulled = _tile(
+            mine, place, here, elsewhere, by, apart, rate, pulled = _tile(
                 gradient, x, weight, bias, residual, mask, moments, None, None, statistics, ready,
                 later, tiles, sizes, at_x, at_y, at_weight, at_mask, at_statistic, EPS,
                 ACTIVATION, WEIGHT, MASK, S, R, Q, VECTOR, ACROSS, WIDE, True,
@@ -207,7 +210,7 @@ def stream_backward(
             inside, real, at = elsewhere
             if dresidual is not None:
                 store_tile(dresidual, at, pulled, inside, True)
-            pulled = affine(pulled, weight, None, place, here, at_weight, WEIGHT)
+            pulled = affine(pulled, by, None)
             count = _count(moments, mask, elements, statistics, place, here, at_statistic)
             of_gradient = tl.load(totals + mine[0], mask=here[0], other=0.0)
             of_product = tl.load(totals + statistics + mine[0], mask=here[0], other=0.0)

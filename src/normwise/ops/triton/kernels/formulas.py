@@ -3,8 +3,6 @@
 import triton
 import triton.language as tl
 
-from normwise.ops.triton.kernels.tiles import operand
-
 _NEGATIVE_SLOPE = tl.constexpr(0.01)
 _ROOT_HALF = tl.constexpr(0.7071067811865476)
 _ROOT_TWO_PI = tl.constexpr(2.5066282746310002)
@@ -107,22 +105,19 @@ def rate_of(var, EPS: tl.constexpr):
 
 
 @triton.jit
-def affine(standard, weight, bias, where, there, strides, ALONG: tl.constexpr):
-    """standard * weight + bias."""
-    if weight is not None:
-        w = operand(weight, where, there, strides, ALONG, 0.0)
-        standard = standard * w.to(standard.dtype)
-    if bias is not None:
-        b = operand(bias, where, there, strides, ALONG, 0.0)
-        standard = standard + b.to(standard.dtype)
+def affine(standard, factor, summand):
+    """standard * weight + bias, as `weights` has read them."""
+    if factor is not None:
+        standard = standard * factor.to(standard.dtype)
+    if summand is not None:
+        standard = standard + summand.to(standard.dtype)
     return standard
 
 
 @triton.jit
-def finished(standard, weight, bias, residual, real, where, there, at, inside, at_weight,
-             WEIGHT: tl.constexpr, ACTIVATION: tl.constexpr):  # fmt: skip
+def finished(standard, factor, summand, residual, real, at, inside, ACTIVATION: tl.constexpr):
     """What follows standardising: weight, bias, residual, activation; 0 where masked."""
-    z = affine(standard, weight, bias, where, there, at_weight, WEIGHT)
+    z = affine(standard, factor, summand)
     if residual is not None:
         z = z + tl.load(residual + at, mask=inside, other=0.0).to(z.dtype)
     z = tl.where(real, z, 0.0)

@@ -5,7 +5,15 @@ import triton.language as tl
 
 from normwise.ops.triton.kernels.formulas import counted, finished, merged, moments_of, rate_of
 from normwise.ops.triton.kernels.queue import announce, is_last, take, wait
-from normwise.ops.triton.kernels.tiles import address, existing, keep, load, positions, recall
+from normwise.ops.triton.kernels.tiles import (
+    address,
+    existing,
+    keep,
+    load,
+    positions,
+    recall,
+    weights,
+)
 from normwise.ops.triton.kernels.tiles import store as store_tile
 
 
@@ -20,7 +28,8 @@ def forward(
     """y, and the moments if there is a place for them; a tile holds whole statistics."""
     wide: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     _, where, there = positions(tl.program_id(0), 0, 1, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
-    inside, real = existing(mask, where, there, at_mask, MASK)
+    inside, real = existing(mask, where, there, at_mask, MASK, VECTOR)
+    factor, summand = weights(weight, bias, where, there, at_weight, WEIGHT, VECTOR)
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     count = elements
     if mask is not None:
@@ -34,8 +43,7 @@ def forward(
         keep(moments, statistics, where, there, at_statistic, shift, offset, var, count,
              mask is not None)  # fmt: skip
     at = address(where, at_y, VECTOR, ACROSS)
-    z = finished(apart * rate_of(var, EPS), weight, bias, residual, real, where, there, at,
-                 inside, at_weight, WEIGHT, ACTIVATION)  # fmt: skip
+    z = finished(apart * rate_of(var, EPS), factor, summand, residual, real, at, inside, ACTIVATION)
     store_tile(y, at, z, inside)
 
 
@@ -48,7 +56,7 @@ def _measured(
     """Leave shift, offset, squares and count of a part."""
     wide: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     which, where, there = positions(block, part, tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
-    inside, real = existing(mask, where, there, at_mask, MASK)
+    inside, real = existing(mask, where, there, at_mask, MASK, VECTOR)
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide)
     count = counted(real, wide)
     shift, offset, _, squares = moments_of(here, real, tl.maximum(count, 1), CENTRES)
@@ -84,12 +92,13 @@ def _applied(
     """y of a part, by moments from memory."""
     wide: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
     _, where, there = positions(block, part, tiles, sizes, S, R, Q, VECTOR, ACROSS, WIDE)
-    inside, real = existing(mask, where, there, at_mask, MASK)
+    inside, real = existing(mask, where, there, at_mask, MASK, VECTOR)
+    factor, summand = weights(weight, bias, where, there, at_weight, WEIGHT, VECTOR)
     here = load(x, address(where, at_x, VECTOR, ACROSS), mask, inside, real, wide, LAST)
     shift, offset, square = recall(moments, mean, var, statistics, where, there, at_statistic, wide)
     at = address(where, at_y, VECTOR, ACROSS)
-    z = finished((here - shift - offset) * rate_of(square, EPS), weight, bias, residual, real,
-                 where, there, at, inside, at_weight, WEIGHT, ACTIVATION)  # fmt: skip
+    z = finished((here - shift - offset) * rate_of(square, EPS), factor, summand, residual, real,
+                 at, inside, ACTIVATION)  # fmt: skip
     store_tile(y, at, z, inside, LAST)
 
 

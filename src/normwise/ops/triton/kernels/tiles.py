@@ -33,7 +33,7 @@ def address(where, strides, VECTOR: tl.constexpr, ACROSS: tl.constexpr):
 
 
 @triton.jit
-def operand(pointer, where, there, strides, ALONG: tl.constexpr, otherwise):
+def operand(pointer, where, there, strides, ALONG: tl.constexpr, VECTOR: tl.constexpr, otherwise):
     """Elements of the weights or the mask, of size 1 along what they are the same for."""
     o, a, k, p, q = where
     at = tl.zeros((1, 1, 1), o.dtype)
@@ -43,17 +43,34 @@ def operand(pointer, where, there, strides, ALONG: tl.constexpr, otherwise):
     if ALONG & 2:
         at, inside = at + a * strides[1] + p * strides[3], inside & there[1]
     if ALONG & 4:
-        at, inside = at + q * strides[4], inside & there[2]
+        # No more neighbours than of x: 16 bytes of a mask would give a thread 16 elements of x.
+        at = tl.max_contiguous(at + q * strides[4], (1, 1, VECTOR))
+        inside = inside & there[2]
     return tl.load(pointer + at, mask=inside, other=otherwise)
 
 
 @triton.jit
-def existing(mask, where, there, strides, ALONG: tl.constexpr):
+def weights(weight, bias, where, there, strides, ALONG: tl.constexpr, VECTOR: tl.constexpr):
+    """Weight and bias of the tile, None where there are none.
+
+    To be read before the tile is: where two reads share a tile out among threads in different
+    ways, the compiler takes that of the later one, and moves all else through shared memory.
+    """
+    factor, summand = None, None
+    if weight is not None:
+        factor = operand(weight, where, there, strides, ALONG, VECTOR, 0.0)
+    if bias is not None:
+        summand = operand(bias, where, there, strides, ALONG, VECTOR, 0.0)
+    return factor, summand
+
+
+@triton.jit
+def existing(mask, where, there, strides, ALONG: tl.constexpr, VECTOR: tl.constexpr):
     """Which elements of the tile exist, and which of them are real: [S, R, Q]."""
     inside = there[0] & there[1] & there[2]
     real = inside
     if mask is not None:
-        real = inside & (operand(mask, where, there, strides, ALONG, 0) != 0)
+        real = inside & (operand(mask, where, there, strides, ALONG, VECTOR, 0) != 0)
     return inside, real
 
 
