@@ -1,6 +1,11 @@
+import re
+from importlib.metadata import metadata
+from pathlib import Path
+
 import pytest
 import torch
 
+from normwise import data
 from normwise.data import japanese_vowels, prompts
 
 
@@ -47,3 +52,14 @@ def test_every_prompt_is_there_in_every_voice():
     names = [{path.name for path in voice.iterdir()} for voice in voices]
     assert len(names[0]) == 102
     assert all(of_a_voice == names[0] for of_a_voice in names)
+
+
+def test_the_packages_licence_names_those_of_the_data():
+    notice = (Path(data.__file__).parent / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)/([a-z]*)", notice)
+    of_data = {"-".join(["CC", *filter(None, parts)]).upper() for parts in links}
+    about = metadata("normwise")
+    named = {one.removeprefix("LicenseRef-") for one in about["License-Expression"].split(" AND ")}
+    assert len(of_data) == 4
+    assert of_data < named
+    assert about.get_all("License-File") == ["LICENSE", "src/normwise/data/README.md"]
