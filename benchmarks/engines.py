@@ -4,9 +4,9 @@
 
 A trial through `compare` counts from being asked for to being in the ledger, its weights
 saved; the loop by hand does the same training and nothing else, and must come to the
-same score. The two take turns; the figure is the median of the rounds' ratios. Trials a
-minute count from the first one's start to the last one's end: what workers take to start
-is a figure of its own.
+same score. The two take turns; the figure is the median of the rounds' ratios, with their
+quartiles. Trials a minute count from the first one's start to the last one's end: what workers
+take to start is a figure of its own.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from normwise.compare.loggers import Logs, Run
 from normwise.compare.progress import Progress, plan_of
 from normwise.compare.schedule import Grid
 from normwise.compare.sharing import Driver
-from normwise.machine import stamp
+from normwise.machine import OtherWork, stamp
 from normwise.timing import take_turns
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
-ROUNDS, WORKER_ROUNDS, TRIALS = 7, 3, 10
+ROUNDS, WORKER_ROUNDS, TRIALS = 15, 3, 10
 SAMPLES, LENGTH, EPOCHS, BATCH, RATE = 512, 128, 6, 32, 1e-3
 
 
@@ -123,9 +123,11 @@ def measure_trial() -> dict[str, Any]:
     calls = {"compare": lambda: through_compare(here, 1), "by hand": lambda: by_hand(0)}
     seconds = take_turns(calls, ROUNDS, 0)
     pairs = zip(seconds["compare"], seconds["by hand"], strict=True)
+    lower, median, upper = statistics.quantiles((one / other - 1 for one, other in pairs), n=4)
     return {
         **{f"{who.replace(' ', '_')}_s": statistics.median(s) for who, s in seconds.items()},
-        "longer": statistics.median(one / other for one, other in pairs) - 1,
+        "longer": median,
+        "longer_quartiles": [lower, upper],
     }
 
 
@@ -157,7 +159,8 @@ def main() -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for name, measure in (("trial", measure_trial), ("workers", measure_workers)):
         if only in (None, name):
-            results[name] = {**measure(), **stamp()}
+            stamped, others = stamp(), OtherWork()
+            results[name] = {**measure(), "busy_cores": others.cores(), **stamped}
             print(name, json.dumps(results[name], indent=2))
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
