@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from normwise.axes import SCHEMES, Scheme, trailing
+from normwise.ops.operands import Operands
 from normwise.ops.plan import Formula
 from normwise.ops.triton import kernels
 from normwise.ops.triton import plan as planning
@@ -82,9 +83,9 @@ def layer(
             None if mask is None else mask.shape, None if var is None else var.shape,
         )  # fmt: skip
         residual = torch.empty_like(x) if activation else None
-        rest = (weight, weight, residual, mask, var, var)
-        y, moments = plan.forward(x, *rest, not given)
-        plan.backward(y, x, *rest, moments, (True, True, True, residual is not None))
+        of = Operands(x, weight, weight, residual, mask, var, var)
+        y, moments = plan.forward(of, not given)
+        plan.backward(y, of, moments, (True, True, True, residual is not None))
 
     return step
 

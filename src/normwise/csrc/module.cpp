@@ -1,4 +1,4 @@
-// The Python module: addresses, sizes and strides in, nothing of torch.
+// The Python module: sizes and strides in, and tensors, of which nothing but the address is asked.
 #include "call.h"
 #include "pages.h"
 #include "remember.h"
@@ -70,10 +70,24 @@ std::string use(const std::string& name) {
   return best.name;
 }
 
-using Address = std::uintptr_t;
-template <class T = void> T* at(Address address) { return reinterpret_cast<T*>(address); }
+// The address of a tensor's first element; null for None.
+void* address(nb::handle tensor) {
+  if (tensor.is_none()) return nullptr;
+  static PyObject* const name = PyUnicode_InternFromString("data_ptr");
+  const nb::object number = nb::steal(PyObject_CallMethodNoArgs(tensor.ptr(), name));
+  void* const found = number.is_valid() ? PyLong_AsVoidPtr(number.ptr()) : nullptr;
+  if (PyErr_Occurred()) throw nb::python_error();
+  return found;
+}
 
-// A form, and its two calls. All checks are done in Python: an address is believed.
+template <std::size_t count> std::array<void*, count> addresses(const nb::tuple& tensors) {
+  if (tensors.size() != count) throw std::invalid_argument("a tuple of another size");
+  std::array<void*, count> found;
+  for (std::size_t i = 0; i < count; ++i) found[i] = address(tensors[i]);
+  return found;
+}
+
+// A form, and its two calls. All checks are done in Python: a tensor is believed to fit.
 struct Plan {
   Form form;
 
@@ -89,21 +103,24 @@ struct Plan {
              statistic[0], statistic[1], weights, statistics, centres, given, eps,
              Activation(activation), Number(number), Number(weight_number)} {}
 
-  void forward(Address x, Address weight, Address bias, Address mask, Address residual,
-               Address mean, Address var, Address y, Address moments, int threads) const {
-    const Forward call{at(x), at(weight), at(bias), at(residual), at<std::uint8_t>(mask),
-                       at(mean), at(var), at(y), at(moments)};
+  // `operands` are those of ops/operands.py, in their order.
+  void forward(const nb::tuple& operands, nb::handle y, nb::handle moments, int threads) const {
+    const auto [x, weight, bias, residual, mask, mean, var] = addresses<7>(operands);
+    const Forward call{x, weight, bias, residual, static_cast<std::uint8_t*>(mask),
+                       mean, var, address(y), address(moments)};
     nb::gil_scoped_release release;
     want_large_pages(call.y, form.bytes());
     chosen.forward(form, call, threads);
   }
 
-  void backward(Address gradient, Address x, Address weight, Address bias, Address mask,
-                Address residual, Address mean, Address var, Address moments, Address dx,
-                Address dweight, Address dbias, Address dresidual, int threads) const {
-    const Backward call{at(gradient), at(x), at(weight), at(bias), at(residual),
-                        at<std::uint8_t>(mask), at(mean), at(var), at(moments), at(dx),
-                        at(dweight), at(dbias), at(dresidual)};
+  // Writes what there is of `found`: the gradients of x, weight, bias and residual.
+  void backward(nb::handle gradient, const nb::tuple& operands, nb::handle moments,
+                const nb::tuple& found, int threads) const {
+    const auto [x, weight, bias, residual, mask, mean, var] = addresses<7>(operands);
+    const auto [dx, dweight, dbias, dresidual] = addresses<4>(found);
+    const Backward call{address(gradient), x, weight, bias, residual,
+                        static_cast<std::uint8_t*>(mask), mean, var, address(moments),
+                        dx, dweight, dbias, dresidual};
     nb::gil_scoped_release release;
     want_large_pages(call.dx, form.bytes());
     want_large_pages(call.dresidual, form.bytes());
@@ -111,14 +128,15 @@ struct Plan {
   }
 };
 
-bool remember_batch(Address moments, i64 statistics, i64 samples, i64 features, i64 sample_stride,
-                    i64 feature_stride, double elements, bool wide_moments, Address mean,
-                    Address var, Address batches, bool wide_buffers, bool cumulative,
-                    bool from_first_batch, int nonfinite, double momentum) {
+bool remember_batch(i64 statistics, i64 samples, i64 features, i64 sample_stride,
+                    i64 feature_stride, bool wide_moments, bool wide_buffers, bool cumulative,
+                    bool from_first_batch, int nonfinite, double momentum, double elements,
+                    nb::handle moments, const nb::tuple& remembered) {
   const Policy policy{cumulative, from_first_batch, Nonfinite(nonfinite), momentum};
-  const Batch batch{at(moments), statistics, samples, features, sample_stride, feature_stride,
+  const Batch batch{address(moments), statistics, samples, features, sample_stride, feature_stride,
                     elements};
-  const Buffers buffers{at(mean), at(var), at<i64>(batches)};
+  const auto [mean, var, batches] = addresses<3>(remembered);
+  const Buffers buffers{mean, var, static_cast<i64*>(batches)};
   const auto run = wide_moments ? (wide_buffers ? remember<double, double> : remember<double, float>)
                                 : (wide_buffers ? remember<float, double> : remember<float, float>);
   return run(policy, batch, buffers);
@@ -136,7 +154,7 @@ NB_MODULE(_native, module) {
       .def("forward", &Plan::forward)
       .def("backward", &Plan::backward)
       .def("is_across", [](const Plan& plan) { return chosen.is_across(plan.form); });
-  module.doc() = "The CPU kernels: addresses, sizes and strides in, nothing of torch.";
+  module.doc() = "The CPU kernels: sizes, strides and addresses of tensors in, nothing of torch.";
   module.def("remember", &remember_batch);
   module.def("use", &use, nb::arg("name") = "",
              "Take the kernels for this instruction set, or the best the machine runs.");

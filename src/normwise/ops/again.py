@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from normwise.ops.choice import PLAIN, between
-from normwise.ops.gradients import differentiably
+from normwise.ops.gradients import run
+from normwise.ops.operands import Operands
 from normwise.ops.plan import Plan, Stored
 from normwise.ops.watching import watchers
 
@@ -33,7 +34,7 @@ _OWNERS: dict[int, weakref.ref[object]] = {}
 _MOST = 64  # kinds of x for each owner: lengths that never repeat must not fill the memory
 
 
-def note(owner: object, plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+def note(owner: object, plan: Plan, of: Operands) -> None:
     """Keep what a call of `owner` came to."""
     key = id(owner)
     if key not in _OWNERS:
@@ -41,6 +42,7 @@ def note(owner: object, plan: Plan, x: Tensor, weight: Tensor | None, bias: Tens
     known = _KNOWN.setdefault(key, {})
     if len(known) >= _MOST:
         known.clear()
+    x, weight, bias = of[:3]
     known[x.shape, x.stride(), x.dtype] = Known(
         plan, None if weight is None else weight.dtype, None if bias is None else bias.dtype
     )
@@ -89,14 +91,7 @@ def again(
         or not _is_like(mean, plan.wide if plan.formula.scheme.centres else None, plan.given)
     ):
         return None
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-    ):
-        y, kept = differentiably(x, weight, bias, None, None, mean, var, plan)
-    else:
-        y, kept = plan.forward(x, weight, bias, None, None, mean, var, keeps)
+    y, kept = run(plan, Operands(x, weight, bias, mean=mean, var=var), keeps)
     return y, Stored(kept, plan.elements)
 
 

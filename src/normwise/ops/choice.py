@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 from normwise.errors import NormError
 from normwise.ops import triton
 from normwise.ops.native import NUMBERS, NativePlan, library
+from normwise.ops.operands import Operands
 from normwise.ops.plan import Plan, broadcasts
 from normwise.reference import Moments
 
@@ -61,19 +62,12 @@ def plans(kernel: Kernel) -> type[Plan]:
     return NativePlan if kernel == "native" else triton.plans()
 
 
-def obstacle(
-    kernel: Kernel,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    given: Moments | None,
-) -> str | None:
+def obstacle(kernel: Kernel, of: Operands, given: Moments | None) -> str | None:
     """Why kernels, "native" or "triton", cannot take these tensors, in words; None if they can.
 
     They are handed addresses, so nothing may stand between a tensor and its memory.
     """
+    x, weight, bias, residual, mask = of[:5]
     if type(x) not in PLAIN:
         return f"{type(x).__name__} is not a plain tensor"
     hindrance = between()

@@ -9,11 +9,12 @@ from normwise.axes import Fitted, Scheme
 from normwise.ops import choice, stock, triton
 from normwise.ops.again import note
 from normwise.ops.choice import Kernel, kernels_for, obstacle, plans
-from normwise.ops.gradients import differentiably
+from normwise.ops.gradients import run
 from normwise.ops.library import packed
 from normwise.ops.native import NUMBERS, library
 from normwise.ops.native import remember as remember_natively
-from normwise.ops.plan import Formula, Stored, elements_of, plan, ready
+from normwise.ops.operands import Operands
+from normwise.ops.plan import Formula, Stored, elements_of, plan, readable
 from normwise.ops.watching import Call, watchers
 from normwise.reference import Moments
 from normwise.running import Remembered, Running
@@ -48,25 +49,25 @@ def normalize(
     owner  who may call `again` for an x like this one
     """
     formula = Formula(scheme, sizes or {}, eps, activation)
+    of = Operands(x, weight, bias, residual, mask)
     if torch.compiler.is_compiling():
-        return _compiled(formula, x, weight, bias, residual, mask, given)
+        return _compiled(formula, of, given)
     hindrance = None
     kernel = kernels_for(x)
     if kernel in ("native", "triton"):
-        hindrance = obstacle(kernel, x, weight, bias, residual, mask, given)
-        if hindrance is None and _is_small(formula, x, mask, given, keeps):
+        hindrance = obstacle(kernel, of, given)
+        if hindrance is None and _is_small(formula, of, given, keeps):
             hindrance = f"below {SMALL_ON_GPU} elements a call of torch's own takes less time"
         if hindrance is None:
-            return _planned(kernel, formula, x, weight, bias, residual, mask, given, keeps, owner)
+            return _planned(kernel, formula, of, given, keeps, owner)
         kernel = "reference" if x.is_cpu else "torch"
     if kernel == "torch" and not stock.fits(formula, x, mask, given, keeps):
         kernel = "reference"
     for calls in watchers:
         calls.append(Call(kernel, hindrance or f"NORMWISE_KERNELS is {choice.FORCED}"))
     if kernel == "torch":
-        stored = Stored(None, elements_of(formula, x))
-        return stock.normalize(formula, x, weight, bias, residual), stored
-    return formula.by_reference(x, weight, bias, residual, mask, given)
+        return stock.normalize(formula, of), Stored(None, elements_of(formula, x))
+    return formula.by_reference(of, given)
 
 
 def remember(
@@ -85,75 +86,45 @@ def remember(
         policy.update(remembered, moments.moments(), fitted)
 
 
-def _is_small(
-    formula: Formula, x: Tensor, mask: Tensor | None, given: Moments | None, keeps: bool
-) -> bool:
+def _is_small(formula: Formula, of: Operands, given: Moments | None, keeps: bool) -> bool:
     """Whether x is too small for a launch of ours, and torch has another."""
     return (
-        x.is_cuda
-        and x.numel() < SMALL_ON_GPU
+        of.x.is_cuda
+        and of.x.numel() < SMALL_ON_GPU
         and choice.FORCED is None
-        and stock.fits(formula, x, mask, given, keeps)
+        and stock.fits(formula, of.x, of.mask, given, keeps)
     )
 
 
 def _planned(
     kernel: Kernel,
     formula: Formula,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
+    of: Operands,
     given: Moments | None,
     keeps: bool,
     owner: object,
 ) -> tuple[Tensor, Moments | Stored]:
-    if weight is not None and not weight.is_contiguous():
-        weight = weight.contiguous()
-    if bias is not None and not bias.is_contiguous():
-        bias = bias.contiguous()
-    if mask is not None and not mask.is_contiguous():
-        mask = mask.contiguous()
-    mean = var = None
-    if given is not None:
-        mean = ready(given.shift, x) if formula.scheme.centres else None
-        var = ready(given.var, x)
-    way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
-    unfit = way.unfit(weight, bias, mean, var)
+    of = readable(of, given, formula)
+    way = plan(plans(kernel), formula, of)
+    unfit = way.unfit(of)
     if unfit is not None:
         for calls in watchers:
             calls.append(Call("reference", unfit))
-        return formula.by_reference(x, weight, bias, residual, mask, given)
-    if owner is not None and mask is None and residual is None and way.elements > 1 and x.is_cpu:
-        note(owner, way, x, weight, bias)
+        return formula.by_reference(of, given)
+    alone = of.mask is None and of.residual is None
+    if owner is not None and alone and way.elements > 1 and of.x.is_cpu:
+        note(owner, way, of)
     for calls in watchers:
         calls.append(Call(kernel, way.describe()))
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-        or (residual is not None and residual.requires_grad)
-    ):
-        y, kept = differentiably(x, weight, bias, residual, mask, mean, var, way)
-    else:
-        y, kept = way.forward(x, weight, bias, residual, mask, mean, var, keeps and given is None)
+    y, kept = run(way, of, keeps)
     # How many a mask leaves is known only where it was kept.
-    elements = way.elements if mask is None or kept is not None else 0
+    elements = way.elements if of.mask is None or kept is not None else 0
     return y, given or Stored(kept, elements)
 
 
-def _compiled(
-    formula: Formula,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    given: Moments | None,
-) -> tuple[Tensor, Moments]:
+def _compiled(formula: Formula, of: Operands, given: Moments | None) -> tuple[Tensor, Moments]:
     """The call as torch.compile is to see it: one operator, or the formula to make code of."""
-    kernel = kernels_for(x)
+    x, kernel = of.x, kernels_for(of.x)
     fits = (
         kernel in ("native", "triton")
         and not torch.compiler.is_exporting()
@@ -164,15 +135,13 @@ def _compiled(
         and x.numel() >= (COMPILED if kernel == "native" else COMPILED_ON_GPU)
     )
     if not fits:
-        return formula.by_reference(x, weight, bias, residual, mask, given)
+        return formula.by_reference(of, given)
     mean = given.shift if given is not None and formula.scheme.centres else None
     var = None if given is None else given.var
-    y, kept = torch.ops.normwise.normalize(
-        x, weight, bias, residual, mask, mean, var, *packed(formula)
-    )
+    y, kept = torch.ops.normwise.normalize(*of[:5], mean, var, *packed(formula))
     if given is not None:
         return y, given
-    elements = elements_of(formula, x) if mask is None else kept[3]
+    elements = elements_of(formula, x) if of.mask is None else kept[3]
     return y, Moments(kept[0], kept[1], kept[2], elements)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from normwise.axes import Scheme, parse
 from normwise.ops.choice import kernels_for, obstacle, plans
-from normwise.ops.gradients import by_formula, given_moments
-from normwise.ops.plan import Formula, Plan, plan, ready, statistic_shape
+from normwise.ops.gradients import by_formula
+from normwise.ops.operands import Operands
+from normwise.ops.plan import Formula, Plan, plan, readable, statistic_shape
 
 _FORMULA = "str pattern, bool centres, str[] parts, int[] sizes, float eps, str activation"
 _TENSORS = (
@@ -58,117 +59,70 @@ def _unpacked(
     return Formula(Scheme(parse(pattern), centres=centres), named, eps, activation or None)
 
 
-def _moments_like(x: Tensor, formula: Formula, mask: Tensor | None, var: Tensor | None) -> Tensor:
+def _moments_like(formula: Formula, of: Operands) -> Tensor:
     """What the moments are written to: none where they were given."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if var is not None:
-        return x.new_empty((0,), dtype=wide)
-    return x.new_empty((3 + (mask is not None), *statistic_shape(formula, x.shape)), dtype=wide)
+    wide = torch.promote_types(of.x.dtype, torch.float32)
+    if of.var is not None:
+        return of.x.new_empty((0,), dtype=wide)
+    shape = (3 + (of.mask is not None), *statistic_shape(formula, of.x.shape))
+    return of.x.new_empty(shape, dtype=wide)
 
 
-def _way(
-    formula: Formula, x: Tensor, *others: Tensor | None
-) -> tuple[Plan | None, tuple[Any, ...]]:
-    """The plan for these tensors, if there is one, and all but x as the kernels read them."""
-    weight, bias, residual, mask, mean, var = others
-    given = given_moments(mean, var)
-    kernel = kernels_for(x)
-    if kernel not in ("native", "triton"):
-        return None, others
-    if obstacle(kernel, x, weight, bias, residual, mask, given) is not None:
-        return None, others
-    weight, bias, mask = (t if t is None else t.contiguous() for t in (weight, bias, mask))
-    mean, var = (t if t is None else ready(t, x) for t in (mean, var))
-    way = plan(plans(kernel), formula, x, weight if weight is not None else bias, mask, var)
-    if way.unfit(weight, bias, mean, var) is not None:
-        return None, others
-    return way, (weight, bias, residual, mask, mean, var)
+def _way(formula: Formula, of: Operands) -> tuple[Plan | None, Operands]:
+    """The plan for these tensors, if there is one, and these as the kernels read them."""
+    kernel = kernels_for(of.x)
+    if kernel not in ("native", "triton") or obstacle(kernel, of, of.given) is not None:
+        return None, of
+    read = readable(of, None, formula)
+    way = plan(plans(kernel), formula, read)
+    return (None, of) if way.unfit(read) is not None else (way, read)
 
 
 @torch.library.impl(_LIBRARY, "normalize", "CUDA")
 @torch.library.impl(_LIBRARY, "normalize", "CPU")
-def _normalize(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    *form: Any,
-) -> tuple[Tensor, Tensor]:
-    formula = _unpacked(*form)
-    given = given_moments(mean, var)
-    way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
+def _normalize(*arguments: Any) -> tuple[Tensor, Tensor]:
+    of, formula = Operands(*arguments[:7]), _unpacked(*arguments[7:])
+    way, read = _way(formula, of)
     if way is not None:
-        run: Any = way.forward
-        y, kept = run(x, *read, var is None)
-        return y, _moments_like(x, formula, mask, var) if kept is None else kept
-    y, measured = formula.by_reference(x, weight, bias, residual, mask, given)
-    moments = _moments_like(x, formula, mask, var)
-    if var is None:
+        y, kept = way.forward(read, of.var is None)
+        return y, _moments_like(formula, of) if kept is None else kept
+    y, measured = formula.by_reference(of, of.given)
+    moments = _moments_like(formula, of)
+    if of.var is None:
         for row, moment in zip(moments, measured, strict=False):
             row.copy_(torch.as_tensor(moment))
-    return torch.empty_like(x).copy_(y), moments
+    return torch.empty_like(of.x).copy_(y), moments
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    *form: Any,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), _moments_like(x, _unpacked(*form), mask, var)
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    of = Operands(*arguments[:7])
+    return torch.empty_like(of.x), _moments_like(_unpacked(*arguments[7:]), of)
 
 
 @torch.library.impl(_LIBRARY, "normalize_backward", "CUDA")
 @torch.library.impl(_LIBRARY, "normalize_backward", "CPU")
-def _normalize_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    moments: Tensor,
-    wanted: Sequence[bool],
-    *form: Any,
-) -> tuple[Tensor, ...]:
-    formula = _unpacked(*form)
-    way, read = _way(formula, x, weight, bias, residual, mask, mean, var)
+def _normalize_backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    of, (moments, wishes, *form) = Operands(*arguments[:7]), arguments[7:]
+    formula, wanted = _unpacked(*form), tuple(wishes)
+    way, read = _way(formula, of)
     if way is not None:
-        kept = moments.contiguous() if var is None else None
-        run: Any = way.backward
-        found = run(gradient, x, *read, kept, tuple(wanted))
+        kept = moments.contiguous() if of.var is None else None
+        found = way.backward(gradient, read, kept, wanted)
     else:
-        leaves = (None if t is None else t.detach() for t in (x, weight, bias, residual))
+        leaves = (t if t is None else t.detach().requires_grad_() for t in of[:4])
         with torch.enable_grad():
-            inputs = tuple(t if t is None else t.requires_grad_() for t in leaves)
-            graph = by_formula(
-                formula, gradient, inputs, mask, given_moments(mean, var), tuple(wanted)
-            )
+            inputs = Operands(*leaves, *of[4:])  # type: ignore[call-arg, arg-type]  # in order
+            graph = by_formula(formula, gradient, inputs, of.given, wanted)
         found = tuple(t if t is None else t.detach() for t in graph)
-    return tuple(_absent(x) if d is None else d for d in found)
+    return tuple(_absent(of.x) if d is None else d for d in found)
 
 
-def _fake_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    wanted = rest[-7]
-    like = (x, weight, bias, x)
+def _fake_backward(gradient: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    x, weight, bias = arguments[:3]
+    wanted = arguments[8]
     return tuple(
         torch.empty_like(t) if wish and t is not None else _absent(x)
-        for t, wish in zip(like, wanted, strict=True)
+        for t, wish in zip((x, weight, bias, x), wanted, strict=True)
     )
 
 
@@ -191,12 +145,8 @@ def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     *tensors, moments = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:4])
     if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-        x, weight, bias, residual, mask, mean, var = tensors
-        formula = _unpacked(*ctx.form)
-        inputs = (x, weight, bias, residual)
-        found = by_formula(
-            formula, gradients[0], inputs, mask, given_moments(mean, var), tuple(wanted)
-        )
+        of = Operands(*tensors)
+        found = by_formula(_unpacked(*ctx.form), gradients[0], of, of.given, tuple(wanted))
         return (*found, *rest)
     found = torch.ops.normwise.normalize_backward(
         gradients[0], *tensors, moments, wanted, *ctx.form

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normwise.axes import Fitted
 from normwise.ops.form import Form, Operand
+from normwise.ops.operands import Four, Operands
 from normwise.ops.plan import Plan, Stored, batch_of, like
 from normwise.reference import ACTIVATIONS
 from normwise.running import Remembered, Running
@@ -67,80 +68,35 @@ class NativePlan(Plan):
             walk = f"{o * k} statistics across {a} rows of {k * q} neighbours"
         else:
             walk = f"{o * k} statistics of {a} x {p * q} neighbours"
-        threads = 1 if self.one_thread else torch.get_num_threads()
+        threads = self._threads()
         words = f"{walk}; {library().in_use()}, {threads} thread{'s' * (threads > 1)}"
         return words + "; x is copied to be contiguous" * self.copies
 
-    def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        keeps: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.copies:
-            x = x.contiguous()
-        y = torch.empty_like(x)
+    def forward(self, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
+        y, of = self._laid_out(of)
         moments = torch.empty(self.moments, dtype=self.wide) if keeps else None
-        if residual is not None:
-            residual = like(y, residual)
-        self.native.forward(
-            x.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            0 if mask is None else mask.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            0 if mean is None else mean.data_ptr(),
-            0 if var is None else var.data_ptr(),
-            y.data_ptr(),
-            0 if moments is None else moments.data_ptr(),
-            1 if self.one_thread else torch.get_num_threads(),
-        )
+        self.native.forward(of, y, moments, self._threads())
         return y, moments
 
     def backward(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        moments: Tensor | None,
-        wanted: tuple[bool, ...],
-    ) -> tuple[Tensor | None, ...]:
-        if self.copies:
-            x = x.contiguous()
-        dx = torch.empty_like(x)
+        self, gradient: Tensor, of: Operands, moments: Tensor | None, wanted: tuple[bool, ...]
+    ) -> Four:
+        dx, of = self._laid_out(of)
         gradient = like(dx, gradient)
+        weight, bias = of.weight, of.bias
         dweight = torch.empty_like(weight) if wanted[1] and weight is not None else None
         dbias = torch.empty_like(bias) if wanted[2] and bias is not None else None
-        dresidual = torch.empty_like(dx) if wanted[3] else None
-        if residual is not None:
-            residual = like(dx, residual)
-        self.native.backward(
-            gradient.data_ptr(),
-            x.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            0 if mask is None else mask.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            0 if mean is None else mean.data_ptr(),
-            0 if var is None else var.data_ptr(),
-            0 if moments is None else moments.data_ptr(),
-            dx.data_ptr() if wanted[0] else 0,
-            0 if dweight is None else dweight.data_ptr(),
-            0 if dbias is None else dbias.data_ptr(),
-            0 if dresidual is None else dresidual.data_ptr(),
-            1 if self.one_thread else torch.get_num_threads(),
+        found = (
+            dx if wanted[0] else None,
+            dweight,
+            dbias,
+            torch.empty_like(dx) if wanted[3] else None,
         )
-        return dx if wanted[0] else None, dweight, dbias, dresidual
+        self.native.backward(gradient, of, moments, found, self._threads())
+        return found
+
+    def _threads(self) -> int:
+        return 1 if self.one_thread else torch.get_num_threads()
 
 
 def _four(operand: Operand) -> tuple[int, int, int, int]:
@@ -156,24 +112,22 @@ def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fi
     batch = batch_of(policy, remembered, stored, fitted)
     if batch is None:
         return False
-    moments, (mean, var, batches) = batch.moments, remembered
+    moments = batch.moments
     taken = library().remember(
-        moments.data_ptr(),
         batch.statistics,
         batch.samples,
         batch.features,
         batch.sample_stride,
         batch.feature_stride,
-        -1.0 if batch.counted else float(stored.elements),
         moments.dtype == torch.float64,
-        0 if mean is None else mean.data_ptr(),
-        var.data_ptr(),
-        0 if batches is None else batches.data_ptr(),
-        var.dtype == torch.float64,
+        remembered.var.dtype == torch.float64,
         policy.average == "cumulative",
         policy.start == "first-batch",
         ("ignore", "skip", "raise").index(policy.on_nonfinite),
         policy.momentum,
+        -1.0 if batch.counted else float(stored.elements),
+        moments,
+        remembered,
     )
     if not taken:
         raise policy.refusal()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normwise.axes import Fitted, Scheme, part_sizes
 from normwise.ops.form import Form, form
+from normwise.ops.operands import Four, Operands
 from normwise.reference import Moments, normalize
 from normwise.running import Remembered, Running
 
@@ -29,27 +30,19 @@ class Formula(NamedTuple):
         parts = tuple(self.sizes.values())
         return scheme.pattern.text, scheme.centres, parts, self.eps, self.activation
 
-    def by_reference(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        given: Moments | None,
-    ) -> tuple[Tensor, Moments]:
+    def by_reference(self, of: Operands, given: Moments | None) -> tuple[Tensor, Moments]:
         """The same, in plain tensor operations."""
         return normalize(
-            x,
+            of.x,
             self.scheme,
-            weight=weight,
-            bias=bias,
+            weight=of.weight,
+            bias=of.bias,
             eps=self.eps,
-            mask=mask,
+            mask=of.mask,
             sizes=self.sizes,
             given=given,
             activation=self.activation,
-            residual=residual,
+            residual=of.residual,
         )
 
 
@@ -135,15 +128,14 @@ class Plan(ABC):
         if walk is not None:
             self._prepare(walk, x, weight or self.wide, given is not None)
 
-    def unfit(
-        self, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None
-    ) -> str | None:
+    def unfit(self, of: Operands) -> str | None:
         """Why the kernels cannot go this way with these, in words; None if they can."""
         if self.form is None:
             return "kept and averaged dimensions alternate too often"
-        for name, t in (("weight", weight), ("bias", bias)):
+        for name, t in (("weight", of.weight), ("bias", of.bias)):
             if t is not None and t.numel() != self.weights:
                 return f"{name} has {t.numel()} elements, and x {self.weights} features"
+        mean, var = of.mean, of.var
         apart = mean is not None and var is not None and mean.shape != var.shape
         if apart or not self._given_fits:
             return "the statistics that are given do not fit x"
@@ -163,40 +155,29 @@ class Plan(ABC):
         """How the kernels walk through memory, in words."""
 
     @abstractmethod
-    def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        keeps: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
         """y and, if it `keeps` them, the moments."""
 
     def measure(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The moments alone; where no kernel stops there, y is computed in vain."""
-        _, moments = self.forward(x, None, None, None, mask, None, None, True)
+        _, moments = self.forward(Operands(x, mask=mask), True)
         assert moments is not None  # they were to be kept
         return moments
 
     @abstractmethod
     def backward(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        moments: Tensor | None,
-        wanted: tuple[bool, ...],
-    ) -> tuple[Tensor | None, ...]:
+        self, gradient: Tensor, of: Operands, moments: Tensor | None, wanted: tuple[bool, ...]
+    ) -> Four:
         """The gradients of x, weight, bias and residual, as far as they are wanted."""
+
+    def _laid_out(self, of: Operands) -> tuple[Tensor, Operands]:
+        """A tensor for y or dx, and the operands with x and residual as the kernels read them."""
+        if self.copies:
+            of = of._replace(x=of.x.contiguous())
+        y = torch.empty_like(of.x)
+        if of.residual is not None:
+            of = of._replace(residual=like(y, of.residual))
+        return y, of
 
 
 def broadcasts(sizes: torch.Size, whole: torch.Size) -> bool:
@@ -213,7 +194,22 @@ def like(y: Tensor, other: Tensor) -> Tensor:
     return torch.empty_like(y).copy_(other)
 
 
-def ready(statistic: Tensor, x: Tensor) -> Tensor:
+def readable(of: Operands, given: Moments | None, formula: Formula) -> Operands:
+    """The operands as kernels read them: weights and mask contiguous, given statistics wide.
+
+    given  in place of mean and var, if there is one
+    """
+    x, weight, bias, residual, mask, mean, var = of
+    if given is not None:
+        mean, var = given.shift if formula.scheme.centres else None, given.var
+    weight, bias, mask = (
+        t if t is None or t.is_contiguous() else t.contiguous() for t in (weight, bias, mask)
+    )
+    mean, var = (t if t is None else _wide(t, x) for t in (mean, var))
+    return Operands(x, weight, bias, residual, mask, mean, var)
+
+
+def _wide(statistic: Tensor, x: Tensor) -> Tensor:
     """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if statistic.dtype == wide and statistic.is_contiguous() and not statistic.requires_grad:
@@ -225,15 +221,9 @@ _Kind = TypeVar("_Kind", bound=Plan)
 _MOST_PLANS = 4096  # lengths that never repeat must not fill the memory
 
 
-def plan(
-    kind: type[_Kind],
-    formula: Formula,
-    x: Tensor,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    var: Tensor | None,
-) -> _Kind:
+def plan(kind: type[_Kind], formula: Formula, of: Operands) -> _Kind:
     """The plan for tensors like these; made once."""
+    x, weight = of.x, of.weight if of.weight is not None else of.bias
     key = (
         formula.key,
         x.get_device(),
@@ -241,8 +231,8 @@ def plan(
         x.stride(),
         x.dtype,
         None if weight is None else weight.dtype,
-        None if mask is None else mask.shape,
-        None if var is None else var.shape,
+        None if of.mask is None else of.mask.shape,
+        None if of.var is None else of.var.shape,
     )
     plans = kind.plans
     found: _Kind | None = plans.get(key)

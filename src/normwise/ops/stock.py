@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from normwise.axes import SCHEMES, trailing
+from normwise.ops.operands import Operands
 from normwise.ops.plan import Formula
 from normwise.reference import ACTIVATIONS
 
@@ -28,16 +29,11 @@ def _kind(formula: Formula, x: Tensor) -> str | None:
     return None
 
 
-def normalize(
-    formula: Formula,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-) -> Tensor:
+def normalize(formula: Formula, of: Operands) -> Tensor:
     """y by torch's own kernels."""
+    x, residual = of.x, of.residual
     kind = _kind(formula, x)
-    weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
+    weight, bias = (None if t is None else t.to(x.dtype) for t in (of.weight, of.bias))
     if kind == "instance":
         y = functional.instance_norm(x, None, None, weight, bias, True, 0.0, formula.eps)
     elif kind in ("group", "sample"):

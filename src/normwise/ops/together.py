@@ -15,6 +15,7 @@ from normwise.axes import Scheme
 from normwise.ops.choice import kernels_for, obstacle, plans
 from normwise.ops.dispatch import normalize
 from normwise.ops.gradients import by_formula
+from normwise.ops.operands import Operands
 from normwise.ops.plan import Formula, Plan, Stored, plan
 from normwise.ops.watching import Call, watchers
 from normwise.reference import Moments, measured
@@ -41,12 +42,13 @@ def normalize_together(
     formula = Formula(scheme, {}, eps, activation)
     kernel = kernels_for(x)
     # All processes have to come to the same, also the one whose part is empty.
-    some = x if x.numel() else x.new_empty([max(size, 1) for size in x.shape])
-    beside = (residual, mask) if x.numel() else (None, None)
+    asked = Operands(x, weight, bias, residual, mask)
+    if not x.numel():
+        asked = Operands(x.new_empty([max(size, 1) for size in x.shape]), weight, bias)
     if (
         torch.compiler.is_compiling()
         or kernel not in ("native", "triton")
-        or obstacle(kernel, some, weight, bias, *beside, None) is not None
+        or obstacle(kernel, asked, None) is not None
     ):
         moments = merged(measured(x, scheme, mask=mask), gather)
         y, _ = normalize(
@@ -107,6 +109,11 @@ class _Affine(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def operands(self, x: Tensor, residual: Tensor | None, mask: Tensor | None) -> Operands:
+        """For kernels that are given these statistics."""
+        weight, bias = (t.to(self.var.dtype) for t in (self.weight, self.bias))
+        return Operands(x, weight, bias, residual, mask, self.shift, self.var)
+
 
 def _affine(moments: Moments, weight: Tensor | None, bias: Tensor | None, eps: float) -> _Affine:
     rate = (moments.var.double().flatten() + eps).rsqrt()
@@ -147,9 +154,7 @@ class Together(torch.autograd.Function):
         if ways is None:
             return torch.empty_like(x)
         by = _affine(moments, weight, bias, formula.eps)
-        y, _ = ways.given.forward(
-            x, by.weight.to(wide), by.bias.to(wide), residual, mask, by.shift, by.var, False
-        )
+        y, _ = ways.given.forward(by.operands(x, residual, mask), False)
         return y
 
     @staticmethod
@@ -160,19 +165,17 @@ class Together(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():  # a gradient of the gradient is asked for
             given = merged(measured(x, ctx.formula.scheme, mask=mask), ctx.gather)
-            inputs = (x, weight, bias, residual)
-            found = by_formula(ctx.formula, gradient, inputs, mask, given, wanted)
+            of = Operands(x, weight, bias, residual, mask)
+            found = by_formula(ctx.formula, gradient, of, given, wanted)
             return (*found, None, None, None, None, None)
         by = _affine(ctx.moments, weight, bias, ctx.formula.eps)
-        wide = by.var.dtype
         if ctx.ways is None:
             dx, dresidual = torch.empty_like(x), residual
             of_weight = of_bias = torch.zeros_like(by.rate)
         else:
             dx, of_weight, of_bias, dresidual = ctx.ways.given.backward(
-                gradient, x, by.weight.to(wide), by.bias.to(wide), residual, mask, by.shift,
-                by.var, None, (wanted[0], True, True, wanted[3]),
-            )  # fmt: skip
+                gradient, by.operands(x, residual, mask), None, (wanted[0], True, True, wanted[3])
+            )
             of_bias = of_bias.double()
             of_weight = of_weight.double() - by.low * of_bias
         if wanted[0]:
@@ -194,10 +197,11 @@ def _own(
     """The moments of this process's part, and how the kernels go on; None where it is empty."""
     if not x.numel():
         return measured(x, formula.scheme, mask=mask), None
-    own = plan(kind, formula, x, None, mask, None)
+    own = plan(kind, formula, Operands(x, mask=mask))
     moments = Stored(own.measure(x, mask), own.elements).moments()
     plain = formula._replace(activation=None)
-    return moments, _Ways(*(plan(kind, f, x, None, mask, moments.var) for f in (formula, plain)))
+    of = Operands(x, mask=mask, var=moments.var)
+    return moments, _Ways(*(plan(kind, f, of) for f in (formula, plain)))
 
 
 def _through_the_statistics(
@@ -222,9 +226,7 @@ def _through_the_statistics(
     steep = 2 * found[2].flatten() / count.clamp(min=1)
     level = found[1].flatten() / count.clamp(min=1)
     level = level + steep * (by.shift.double().flatten() - own)
-    wide = by.var.dtype
     ways: _Ways = ctx.ways
-    total, _ = ways.plain.forward(
-        x, (steep / by.rate).to(wide), level.to(wide), dx, mask, by.shift, by.var, False
-    )
+    by = by._replace(weight=steep / by.rate, bias=level)
+    total, _ = ways.plain.forward(by.operands(x, dx, mask), False)
     return total

@@ -10,6 +10,7 @@ from torch import Tensor
 from normwise.axes import Fitted
 from normwise.errors import one_line
 from normwise.ops.form import Form, Operand
+from normwise.ops.operands import Four, Operands
 from normwise.ops.plan import Plan, Stored, batch_of, like
 from normwise.ops.triton import kernels, launch
 from normwise.ops.triton.launch import Launch, choose, device_of
@@ -97,24 +98,11 @@ class TritonPlan(Plan):
         words = f"{walk}; {way}, {tile}, {ahead.programs} programs"
         return words + "; x is copied to be contiguous" * self.copies
 
-    def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        keeps: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.copies:
-            x = x.contiguous()
-        y = torch.empty_like(x)
-        ahead = self._ahead
-        if residual is not None:
-            residual = like(y, residual)
+    def forward(self, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
+        y, of = self._laid_out(of)
+        x, weight, bias, residual, mask, mean, var = of
         mask = _bytes(mask)
+        ahead = self._ahead
         split = not ahead.whole and not self._given
         moments = None
         if keeps or split:
@@ -180,26 +168,12 @@ class TritonPlan(Plan):
         return torch.zeros(1 + by.blocks, dtype=torch.int32, device=device)
 
     def backward(
-        self,
-        gradient: Tensor,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mask: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        moments: Tensor | None,
-        wanted: tuple[bool, ...],
-    ) -> tuple[Tensor | None, ...]:
-        if self.copies:
-            x = x.contiguous()
-        dx = torch.empty_like(x)
-        gradient = like(dx, gradient)
+        self, gradient: Tensor, of: Operands, moments: Tensor | None, wanted: tuple[bool, ...]
+    ) -> Four:
+        dx, of = self._laid_out(of)
+        x, weight, bias, residual, mask, mean, var = of
+        gradient, mask = like(dx, gradient), _bytes(mask)
         dresidual = torch.empty_like(dx) if wanted[3] else None
-        if residual is not None:
-            residual = like(dx, residual)
-        mask = _bytes(mask)
         of_weights = (wanted[1] and weight is not None) or (wanted[2] and bias is not None)
         back = self._back[of_weights and not self._weight_along & 1]
         partial = self._partial(back, x.device) if of_weights else None
