@@ -98,7 +98,7 @@ class Running:
         if remembered.batches is not None:
             remembered.batches.add_(counts)
             factor = self._factor(remembered.batches.to(var.dtype))
-        elif self._counts_batches:
+        elif self.counts_batches:
             raise NormError(
                 f"Running(average={self.average!r}, start={self.start!r}) counts batches, "
                 "and there is no counter to count them in"
@@ -124,7 +124,7 @@ class Running:
         )
 
     @property
-    def _counts_batches(self) -> bool:
+    def counts_batches(self) -> bool:
         return self.average == "cumulative" or self.start == "first-batch"
 
     def _factor(self, batches: Tensor) -> Tensor | float:

@@ -128,13 +128,11 @@ struct Plan {
   }
 };
 
-bool remember_batch(i64 statistics, i64 samples, i64 features, i64 sample_stride,
-                    i64 feature_stride, bool wide_moments, bool wide_buffers, bool cumulative,
-                    bool from_first_batch, int nonfinite, double momentum, double elements,
-                    nb::handle moments, const nb::tuple& remembered) {
+bool remember_batch(std::array<i64, 5> where, bool cumulative, bool from_first_batch,
+                    int nonfinite, double momentum, double elements, nb::handle moments,
+                    bool wide_moments, const nb::tuple& remembered, bool wide_buffers) {
   const Policy policy{cumulative, from_first_batch, Nonfinite(nonfinite), momentum};
-  const Batch batch{address(moments), statistics, samples, features, sample_stride, feature_stride,
-                    elements};
+  const Batch batch{address(moments), where[0], where[1], where[2], where[3], where[4], elements};
   const auto [mean, var, batches] = addresses<3>(remembered);
   const Buffers buffers{mean, var, static_cast<i64*>(batches)};
   const auto run = wide_moments ? (wide_buffers ? remember<double, double> : remember<double, float>)
@@ -151,8 +149,10 @@ NB_MODULE(_native, module) {
       .def(nb::init<std::array<i64, 5>, std::array<i64, 4>, std::array<i64, 4>, std::array<i64, 5>,
                     std::array<i64, 5>, std::array<i64, 2>, i64, i64, bool, bool, double, int, int,
                     int>())
-      .def("forward", &Plan::forward)
-      .def("backward", &Plan::backward)
+      .def("forward", &Plan::forward, nb::arg("operands"), nb::arg("y"), nb::arg("moments").none(),
+           nb::arg("threads"))
+      .def("backward", &Plan::backward, nb::arg("gradient"), nb::arg("operands"),
+           nb::arg("moments").none(), nb::arg("found"), nb::arg("threads"))
       .def("is_across", [](const Plan& plan) { return chosen.is_across(plan.form); });
   module.doc() = "The CPU kernels: sizes, strides and addresses of tensors in, nothing of torch.";
   module.def("remember", &remember_batch);

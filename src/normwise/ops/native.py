@@ -3,7 +3,7 @@
 import warnings
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from normwise.ops.form import Form, Operand
 from normwise.ops.operands import Four, Operands
 from normwise.ops.plan import Plan, Stored, batch_of, like
 from normwise.reference import ACTIVATIONS
-from normwise.running import Remembered, Running
+from normwise.running import OnNonfinite, Remembered, Running
 
 NUMBERS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _ACTIVATIONS = [None, *ACTIVATIONS]  # in the order of csrc/call.h
@@ -107,29 +107,27 @@ def _five(operand: Operand) -> tuple[int, int, int, int, int]:
     return operand.o, operand.a, operand.k, operand.p, operand.q
 
 
+_NONFINITE = get_args(OnNonfinite)
+
+
 def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:
     """`policy.update` by one pass over what the kernels left; False where it cannot be done so."""
-    batch = batch_of(policy, remembered, stored, fitted)
-    if batch is None:
+    batch, moments = batch_of(policy, remembered, stored, fitted), stored.tensor
+    if batch is None or moments is None:
         return False
-    moments = batch.moments
     taken = library().remember(
-        batch.statistics,
-        batch.samples,
-        batch.features,
-        batch.sample_stride,
-        batch.feature_stride,
-        moments.dtype == torch.float64,
-        remembered.var.dtype == torch.float64,
+        batch,
         policy.average == "cumulative",
         policy.start == "first-batch",
-        ("ignore", "skip", "raise").index(policy.on_nonfinite),
+        _NONFINITE.index(policy.on_nonfinite),
         policy.momentum,
-        -1.0 if batch.counted else float(stored.elements),
+        -1.0 if stored.counted else stored.elements,
         moments,
+        moments.dtype is torch.float64,
         remembered,
+        remembered.var.dtype is torch.float64,
     )
     if not taken:
         raise policy.refusal()
-    torch.autograd.graph.increment_version([b for b in remembered if b is not None])
+    torch._C._increment_version([b for b in remembered if b is not None])
     return True

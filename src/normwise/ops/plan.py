@@ -60,9 +60,13 @@ class Stored:
         self._elements = elements
 
     @property
+    def counted(self) -> bool:
+        """Whether a mask told how many elements each averages over."""
+        return self.tensor is not None and len(self.tensor) == 4
+
+    @property
     def elements(self) -> Tensor | int:
-        counted = self.tensor is not None and len(self.tensor) == 4
-        return self.tensor[3] if counted else self._elements  # type: ignore[index]
+        return self.tensor[3] if self.counted else self._elements  # type: ignore[index]  # there is
 
     def moments(self) -> Moments:
         """The same as the formulas have them."""
@@ -244,19 +248,13 @@ def plan(kind: type[_Kind], formula: Formula, of: Operands) -> _Kind:
 
 
 class Batch(NamedTuple):
-    """Stored moments as running statistics take them in: of samples by features."""
+    """Where stored moments have what running statistics take in: of samples by features."""
 
-    moments: Tensor
     statistics: int  # the distance from shift to offset to var to count
     samples: int
     features: int
     sample_stride: int
     feature_stride: int
-
-    @property
-    def counted(self) -> bool:
-        """Whether a mask told how many elements each averages over."""
-        return len(self.moments) == 4
 
 
 def batch_of(
@@ -264,24 +262,22 @@ def batch_of(
 ) -> Batch | None:
     """What kernels are to take in; None where `policy.update` has to do it."""
     moments, (mean, var, batches) = stored.tensor, remembered
-    counts = policy.average == "cumulative" or policy.start == "first-batch"
-    if (
-        moments is None
-        or not all(_is_plain(b, moments) for b in remembered if b is not None)
-        or (counts and batches is None)
-        or (batches is not None and batches.dtype != torch.int64)
-        or var.dtype not in _WIDE
-        or (mean is not None and mean.dtype != var.dtype)
-    ):
+    if moments is None or var.dtype not in (torch.float32, torch.float64):
         return None
-    where = _where(moments.shape, var.numel(), fitted.samples)
-    return None if where is None else Batch(moments, *where)
+    if batches is None:
+        if policy.counts_batches:
+            return None
+    elif not _is_beside(batches, moments, torch.int64):
+        return None
+    if mean is not None and not _is_beside(mean, moments, var.dtype):
+        return None
+    if not _is_beside(var, moments, var.dtype):
+        return None
+    return _where(moments.shape, var.numel(), fitted.samples)
 
 
 @lru_cache(4096)
-def _where(
-    moments: torch.Size, features: int, sampled: tuple[int, ...]
-) -> tuple[int, int, int, int, int] | None:
+def _where(moments: torch.Size, features: int, sampled: tuple[int, ...]) -> Batch | None:
     """Where the moments of each sample and feature lie; None where strides cannot tell."""
     sizes = moments[1:]
     statistics = sizes.numel()
@@ -289,12 +285,15 @@ def _where(
     inner = sizes[sampled[0] + 1 :].numel() if sampled else features
     if len(sampled) > 1 or inner not in (1, features):  # features lie on both sides of n
         return None
-    return statistics, samples, features, inner, 1 if inner == features else samples
+    return Batch(statistics, samples, features, inner, 1 if inner == features else samples)
 
 
-def _is_plain(buffer: Tensor, moments: Tensor) -> bool:
-    here = buffer.is_contiguous() and buffer.device == moments.device
-    return here and type(buffer) is Tensor and not buffer.requires_grad
-
-
-_WIDE = (torch.float32, torch.float64)
+def _is_beside(buffer: Tensor, moments: Tensor, dtype: torch.dtype) -> bool:
+    """Whether nothing stands before a buffer's memory, on the device that the moments are on."""
+    return (
+        buffer.dtype is dtype
+        and type(buffer) is Tensor
+        and buffer.is_contiguous()
+        and buffer.get_device() == moments.get_device()
+        and not buffer.requires_grad
+    )

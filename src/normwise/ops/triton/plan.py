@@ -311,14 +311,14 @@ def _bytes(mask: Tensor | None) -> Tensor | None:
 def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:
     """`policy.update` by one launch; False where it cannot be done so."""
     batch = batch_of(policy, remembered, stored, fitted)
-    if batch is None or policy.on_nonfinite == "raise":  # whoever raises waits for the device
-        return False
+    moments = stored.tensor
+    if batch is None or moments is None or policy.on_nonfinite == "raise":
+        return False  # whoever raises waits for the device
     mean, var, batches = remembered
     run(
-        kernels.remember, 1, batch.moments.device,
-        batch.moments, mean, var, batches, batch.statistics, batch.samples, batch.features,
-        batch.sample_stride, batch.feature_stride, 0 if batch.counted else stored.elements,
-        float(policy.momentum), COUNTED=batch.counted, CUMULATIVE=policy.average == "cumulative",
+        kernels.remember, 1, moments.device,
+        moments, mean, var, batches, *batch, 0 if stored.counted else stored.elements,
+        float(policy.momentum), COUNTED=stored.counted, CUMULATIVE=policy.average == "cumulative",
         FROM_FIRST=policy.start == "first-batch", SKIPS=policy.on_nonfinite == "skip",
         BLOCK=_FEATURES,
     )  # fmt: skip
