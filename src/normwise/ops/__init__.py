@@ -1,8 +1,8 @@
 """One normalization, by the fastest kernel that computes it right.
 
-A row of the table and a tensor become five sizes and their strides (`form`). The tensors travel
-as one, as `operands`, and with them a `plan` runs, made once for each kind of x. `choice` says which
-kernel runs and why: the CPU kernels of csrc/ (`native`, with `gradients`, and as operators of
+A row of the table and a tensor become five sizes and their strides (`form`). Tensors travel
+as one, as `operands`, and a `plan`, made once for each kind of x, runs them. `choice` says which
+kernel that is and why: the CPU kernels of csrc/ (`native`, with `gradients`, and as operators of
 torch in `library`), what torch itself has (`stock`), or the formula. `dispatch` is what layers
 and functions call, and `together` where processes share their statistics.
 """
