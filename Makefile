@@ -79,4 +79,4 @@ $(READY): pyproject.toml constraints.txt $(KERNELS)
 	touch $@
 
 clean:
-	rm -rf .venv build src/normwise/_native* .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs
+	rm -rf .venv build .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache runs
