@@ -1,5 +1,6 @@
 """The command: what it prints, what it refuses and leaves alone, what it shows while it runs."""
 
+import argparse
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from normwise.catalogue import catalogue
 from normwise.cli import _parser, main
 from normwise.compare import report
 from normwise.compare.ledger import FILE_NAME, Ledger
+from normwise.recipes import recipes
 from normwise.version import __version__
 
 pytestmark = pytest.mark.usefixtures("brief_timing")
@@ -64,6 +66,7 @@ def norm(capsys):
     return run
 
 
+COMMANDS = ("compare", "report", "doctor", "bench", "recipe", "list")
 SHORT = ("--seeds", 1, "--epochs", 1, "--workers", 1)
 BASICS = ("compare", command.TINY, *SHORT, "--candidates", "rms")
 
@@ -186,6 +189,48 @@ def test_the_list_is_the_whole_catalogue(norm):
     assert (code, complaints) == (0, "")
     assert widest(printed) <= 80
     assert all(f"\n{entry.usage} " in printed for entry in catalogue().values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([name] for name in COMMANDS), *(["recipe", name] for name in recipes())],
+    ids=" ".join,
+)
+def test_help_fits_a_terminal_but_for_commands_to_copy(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 and not line.startswith("    ")] == []
+
+
+def commands_of(parser):
+    """The parser and all below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from commands_of(one)
+
+
+def test_every_option_is_explained():
+    silent = [
+        f"{parser.prog} {action.option_strings or action.dest}"
+        for parser in commands_of(_parser())
+        for action in parser._actions
+        if not (action.help or isinstance(action, argparse._SubParsersAction))
+    ]
+    assert silent == []
+
+
+def test_help_tells_defaults_as_they_are_written(capsys):
+    with pytest.raises(SystemExit):
+        main(["recipe", "style", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--size PX of the longer side; default: 512 " in told
+    assert "for style; default: relu1_1,relu2_1,relu3_1,relu4_1,relu5_1 " in told
+    assert "default: 1 for lbfgs, 0.02 for adam --lr-decay X left at the end; default: 1 " in told
+    assert "--fresh begin anew --out DIR for the results; default: runs/style " in told
 
 
 def test_the_version(capsys):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from normwise.cli import bench, compare, doctor, norms, recipe, report
+from normwise.cli.parser import Parser
 from normwise.cli.terminal import UNREAD, is_unread
 from normwise.errors import NormError
 from normwise.version import __version__
@@ -49,8 +50,10 @@ def _called(words: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="normwise", description="Find the right normalization layer for a network."
+    parser = Parser(
+        prog="normwise",
+        description="Find the right normalization layer for a network. `normwise compare` alone "
+        "tries it on speech that comes with normwise; `normwise COMMAND --help` tells more.",
     )
     parser.add_argument("--version", action="version", version=f"normwise {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -17,9 +17,15 @@ def add(commands: Any) -> None:
         "copy of the input, all taking turns; then the peak memory of training steps.",
     )
     timed.add_argument("--quick", action="store_true", help="one input of 8 MB for each norm")
-    timed.add_argument("--only", metavar="PATTERN", help="as in group, *step*bfloat16 or 10x20x100")
-    timed.add_argument("--out", type=Path, default=Path("runs/bench"), metavar="DIR")
-    timed.add_argument("--resume", action="store_true", help="keep what this code measured to DIR")
+    timed.add_argument(
+        "--only", metavar="PATTERN", help="cases by name, as group, *step*bfloat16 or 10x20x100"
+    )
+    timed.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), metavar="DIR", help="for the results"
+    )
+    timed.add_argument(
+        "--resume", action="store_true", help="go on: keep what the same code has measured to DIR"
+    )
     timed.add_argument("--json", action="store_true", help="print the figures, not the table")
     timed.set_defaults(call=_bench)
 

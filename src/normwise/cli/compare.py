@@ -42,13 +42,17 @@ def add(commands: Any) -> None:
         help="norms to try, as in group:8,rms (see `normwise list`); all that fit if left out",
     )
     run.add_argument(
-        "--seeds", type=int, default=SEEDS, metavar="K", help=f"trials for each norm; up to {SEEDS}"
+        "--seeds", type=int, default=SEEDS, metavar="K", help="trials for each norm at the most"
     )
     run.add_argument(
         "--grid", action="store_true", help="all trials for all norms: no race that drops losers"
     )
-    run.add_argument("--budget", type=_seconds, metavar="T", help="of the race, as in 90s, 10m, 2h")
-    run.add_argument("--max-trials", type=int, metavar="N", help="of the race, all norms together")
+    run.add_argument(
+        "--budget", type=_seconds, metavar="T", help="when the race is to end: 90s, 10m, 2h"
+    )
+    run.add_argument(
+        "--max-trials", type=int, metavar="N", help="that the race may take, all norms together"
+    )
     run.add_argument(
         "--equivalent-within",
         type=float,
@@ -70,7 +74,11 @@ def add(commands: Any) -> None:
         "--trial-timeout", type=float, metavar="S", help="seconds after which a trial is ended"
     )
     run.add_argument(
-        "--log", type=_words, default=[], metavar="A,B,…", help=f"of {', '.join(LOGGERS)}"
+        "--log",
+        type=_words,
+        default=[],
+        metavar="A,B,…",
+        help=f"log there, too: {', '.join(LOGGERS)}",
     )
     run.add_argument(
         "--compiled", action="store_true", help="time what torch.compile makes of them, too"

@@ -31,8 +31,18 @@ def add(commands: Any) -> None:
         metavar="N,C,T|FILE",
         help="shape of a random batch, or a .npy or .pt file with one",
     )
-    doctor.add_argument("--lengths", type=_numbers, metavar="A,B,…", help="of the padded series")
-    doctor.add_argument("--steps", type=int, metavar="K", help="of the training")
+    doctor.add_argument(
+        "--lengths",
+        type=_numbers,
+        metavar="A,B,…",
+        help="of the padded series, one for each of the batch",
+    )
+    doctor.add_argument(
+        "--steps",
+        type=int,
+        metavar="K",
+        help="how many steps the training takes: do statistics settle?",
+    )
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(call=_doctor)
 

@@ -10,7 +10,12 @@ from normwise.demands import IN_WORDS
 
 def add(commands: Any) -> None:
     """The command; it has no options."""
-    norms = commands.add_parser("list", help="print the catalogue of norms")
+    norms = commands.add_parser(
+        "list",
+        help="print the catalogue of norms",
+        description="Print every norm that can be a candidate: what it averages over, when to try "
+        "it, who made it, and what it costs at the least.",
+    )
     norms.set_defaults(call=_list)
 
 

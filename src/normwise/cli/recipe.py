@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
     every = commands.add_parser(
         "recipe",
         help="whole applications on real data",
-        description="Whole applications on real data, each a start to copy from.",
+        description="Whole applications on real data, each a start to copy from. "
+        "`normwise recipe NAME --help` tells what each does and takes.",
     )
     every.set_defaults(call=_recipes)
     named = every.add_subparsers(metavar="NAME", title="recipes")
@@ -25,10 +26,11 @@ def add(commands: Any) -> None:
             name,
             help=documentation.partition("\n")[0],
             description=documentation,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_options(one)
-        one.add_argument("--out", type=Path, default=Path("runs") / name, metavar="DIR")
+        one.add_argument(
+            "--out", type=Path, default=Path("runs") / name, metavar="DIR", help="for the results"
+        )
         one.add_argument("--json", action="store_true", help="print the figures, not the table")
         one.set_defaults(
             call=_recipe,

@@ -13,7 +13,12 @@ from normwise.errors import NormError
 
 def add(commands: Any) -> None:
     """The command and its options."""
-    report = commands.add_parser("report", help="draw the report of a run again")
+    report = commands.add_parser(
+        "report",
+        help="draw the report of a run again",
+        description="Print a run's table and draw its report.html again, from the trials in its "
+        "ledger. Several runs are set side by side.",
+    )
     report.add_argument(
         "run",
         type=Path,
@@ -22,9 +27,15 @@ def add(commands: Any) -> None:
     )
     report.add_argument("--out", type=Path, metavar="DIR", help="for several; default: runs/A+B")
     report.add_argument("--json", action="store_true", help="print results.json, not the table")
-    report.add_argument("--watch", action="store_true", help="show a run that is going on")
     report.add_argument(
-        "--csv", nargs="?", const="-", metavar="FILE", help="print, or write, a row for each trial"
+        "--watch", action="store_true", help="show a run that is going on, here or elsewhere"
+    )
+    report.add_argument(
+        "--csv",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="a row for each trial: into FILE, or printed",
     )
     report.set_defaults(call=_report)
 

@@ -191,7 +191,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train", metavar="PART", help="0.4, 1200 or 380:840, share or rows; default: 0.4"
     )
-    parser.add_argument("--method", choices=METHODS, default="reconstruction")
+    parser.add_argument(
+        "--method", choices=METHODS, default="reconstruction", help="what is learned"
+    )
     parser.add_argument("--window", type=int, metavar="T", help="steps; default: 64")
     parser.add_argument("--code", type=int, metavar="K", help="numbers it is squeezed to")
     parser.add_argument(

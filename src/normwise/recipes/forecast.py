@@ -170,7 +170,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,C",
         help="shares or rows for training, validation, test; default: 0.7,0.1,0.2",
     )
-    parser.add_argument("--backbone", choices=FORECASTERS, default="linear")
+    parser.add_argument("--backbone", choices=FORECASTERS, default="linear", help="what forecasts")
     add_comparison_options(parser, seeds=3)
 
 

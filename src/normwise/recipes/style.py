@@ -212,19 +212,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--style-weights", type=_numbers, metavar="A,B,…", help="how much of each painting"
     )
     for name, value in (("content", 1.0), ("style", STYLE_WEIGHT), ("variation", VARIATION)):
-        parser.add_argument(f"--{name}-weight", type=float, default=value, metavar="W")
-    parser.add_argument("--style-by", choices=STYLES, default="gram")
+        parser.add_argument(
+            f"--{name}-weight",
+            type=float,
+            default=value,
+            metavar="W",
+            help=f"how much {name} counts",
+        )
+    parser.add_argument("--style-by", choices=STYLES, default="gram", help="what style is")
     parser.add_argument("--style-scale", type=float, default=1.0, metavar="X", help="of strokes")
     for name, layers in (("content", CONTENT_LAYERS), ("style", STYLE_LAYERS)):
-        parser.add_argument(f"--{name}-layers", type=_words, default=layers, metavar="A,B,…")
-    parser.add_argument("--pooling", choices=("max", "average"), default="max")
-    parser.add_argument("--keep-color", choices=KEEP, nargs="?", const="luminance")
+        parser.add_argument(
+            f"--{name}-layers", type=_words, default=layers, metavar="A,B,…", help=f"for {name}"
+        )
+    parser.add_argument(
+        "--pooling", choices=("max", "average"), default="max", help="of the network"
+    )
+    parser.add_argument(
+        "--keep-color", choices=KEEP, nargs="?", const="luminance", help="the colours of the photo"
+    )
     parser.add_argument("--init", choices=INITS, default="content", help="what it begins from")
-    parser.add_argument("--optimizer", choices=LEARNING_RATES, default="lbfgs")
+    parser.add_argument("--optimizer", choices=LEARNING_RATES, default="lbfgs", help="of steps")
     parser.add_argument("--lr", type=float, metavar="X", help="default: 1 for lbfgs, 0.02 for adam")
     parser.add_argument("--lr-decay", type=float, default=1.0, metavar="X", help="left at the end")
     parser.add_argument("--every", type=int, default=20, metavar="K", help="steps to a preview")
-    parser.add_argument("--seed", type=int, default=0, metavar="K")
+    parser.add_argument("--seed", type=int, default=0, metavar="K", help="of the noise")
     parser.add_argument("--device", metavar="NAME", help="cuda, if there is one, or cpu")
     parser.add_argument("--fresh", action="store_true", help="begin anew")
 

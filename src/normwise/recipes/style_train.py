@@ -147,7 +147,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", type=Path, metavar="DIR", help="pictures to learn on")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of VGG-16 or VGG-19")
     parser.add_argument("--size", type=int, default=64, metavar="PIXELS", help="sides of a crop")
-    parser.add_argument("--steps", type=int, default=400, metavar="K")
+    parser.add_argument("--steps", type=int, default=400, metavar="K", help="of the training")
     parser.add_argument(
         "--batch-size", type=_numbers, default=(4,), metavar="K,…", help="crops in a step"
     )
