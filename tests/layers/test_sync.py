@@ -144,7 +144,7 @@ def test_residual_and_activation_in_every_precision(results, dtype):
     assert_close(total.to(dtype), truth["weight"], backward=True)
 
 
-def test_processes_agree_with_their_group_alone(results):
+def test_processes_agree_with_their_group_alone(results, monkeypatch):
     last = len(results) - 1
     x, _ = whole([2] * len(results), 0.0)
     parts = [part(rank, [2] * len(results), x) for rank in range(len(results))]
@@ -152,6 +152,7 @@ def test_processes_agree_with_their_group_alone(results):
     assert_close(results[0]["groups"]["y"], truth["y"][:, :2])
     assert_close(results[last]["groups"]["gradient"], truth["gradient"][:, 2:], backward=True)
     if last == 2:
+        monkeypatch.setattr(choice, "FORCED", "native")  # what three processes ran, bit by bit
         alone = trained(nw.BatchNorm1d(C), parts[1], None)
         assert torch.equal(results[1]["groups"]["y"], alone["y"])
 

@@ -300,6 +300,16 @@ def test_addresses_beyond_32_bits(across):
     assert to.tolist() == expected
 
 
+def test_more_columns_than_32_bits_count():
+    k = 3 << 30
+    to = torch.empty((2, 4, 1), dtype=torch.int64, device=DEVICE)
+    units = (k, k // 4, 1, 1)
+    _addresses[(1,)](
+        to, k // 2 - 1, 0, 1, (1, 4, k // 4, 1, 1), units, 2, 4, 1, vector=4, across=True
+    )
+    assert to.tolist() == [[[(i + 1) * k - 2 + j] for i in range(4)] for j in range(2)]
+
+
 # -- running statistics ------------------------------------------------------------------------
 
 POLICIES = [

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,7 +13,10 @@ from normwise.bench.gpu.timing import backwards, drawn, forwards, kernel_ms, wal
 from normwise.ops import dispatch
 
 # name in the code → who is chosen from that many elements on, and who below
-CHOICES = {"SMALL_ON_GPU": ("triton", "torch"), "COMPILED_ON_GPU": ("operator", "formula")}
+CHOICES: dict[str, tuple[Any, Any]] = {
+    "SMALL_ON_GPU": ("triton", "torch"),
+    "COMPILED_ON_GPU": ("operator", "formula"),
+}
 
 
 def small() -> list[Row]:
@@ -23,7 +27,7 @@ def small() -> list[Row]:
         layer, x = case.layers()[0].cuda(), drawn(case).detach()
         row: Row = {"threshold": "SMALL_ON_GPU", "kind": kind, "elements": 2**power}
         for kernel in CHOICES["SMALL_ON_GPU"]:
-            with kernels(kernel):  # type: ignore[arg-type]
+            with kernels(kernel):
                 row[kernel] = wall_ms(forwards(layer, [x]))
         rows.append(row)
     return rows

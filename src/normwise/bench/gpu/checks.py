@@ -118,7 +118,7 @@ def check_graph(case: Case) -> Row:
     """Whether a training step that was captured gives the same on new numbers."""
     layer, x = case.layers()[0].cuda(), case.input().cuda()
     gradient = case.input(2).cuda()
-    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream: Any = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         _step(layer, x, gradient, "triton", {})

@@ -16,7 +16,7 @@ def positions(block, part, tiles, sizes, S: tl.constexpr, R: tl.constexpr, Q: tl
     s = ((tl.zeros((S,), index) + block) * S + tl.arange(0, S))[:, None, None]
     r = ((tl.zeros((R,), index) + part // tiles) * R + tl.arange(0, R))[None, :, None]
     q = ((tl.zeros((Q,), index) + part % tiles) * Q + tl.arange(0, Q))[None, None, :]
-    k_size = sizes[2] * (VECTOR if ACROSS else 1)
+    k_size = (tl.zeros((1, 1, 1), index) + sizes[2]) * (VECTOR if ACROSS else 1)
     q_size = (tl.zeros((1, 1, 1), index) + sizes[4]) * (1 if ACROSS else VECTOR)
     o, a, k, p = s // k_size, r // sizes[3], s % k_size, r % sizes[3]
     return (s, r), (o, a, k, p, q), (o < sizes[0], a < sizes[1], q < q_size)
