@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --apart                          # the same, and nothing is streamed
     TRITON_INTERPRET=1 python benchmarks/gpu.py --interpret   # without one: the checks alone
 
-It needs torch and Triton, and src/ on PYTHONPATH. Liger, quack and torchnorm take part where
+It needs torch, Triton and NumPy, and src/ on PYTHONPATH. Liger, quack and torchnorm take part where
 they can be imported. Results: benchmarks/results/DEVICE.json, written after every case; what
 they mean is in normwise/bench/gpu. A case that takes more than two minutes, as kernels that
 wait for each other would, ends the run and says where it was.
