@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from normwise.compare.boundaries import single_look
+from normwise.compare.differences import Differences
 from normwise.compare.verdict import SEEDS_IN_REACH, judge, mean_interval, practical_margin
 from normwise.errors import NormError
 
@@ -315,3 +316,11 @@ def test_errors_say_what_to_write(call, sentence):
     with pytest.raises(NormError) as caught:
         call()
     assert str(caught.value) == sentence
+
+
+def test_the_spread_of_all_has_the_freedom_of_the_residual_of_seed_and_candidate():
+    candidates, seeds = 5, 8
+    differences = Differences(np.random.default_rng(0).normal(size=(candidates, seeds)))
+    differences.own = 0.0  # nothing of a candidate's own variance is believed
+    freedom = differences.freedom(np.array([seeds]))
+    assert freedom.tolist() == [(candidates - 1) * (seeds - 1)]

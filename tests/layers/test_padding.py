@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import normwise as nw
+from normwise.layers.lengths import length_after
 from tolerances import assert_close
 
 LENGTHS = [9, 4, 6, 1]
@@ -432,3 +433,11 @@ def test_a_compiled_model_takes_the_block_into_account(training, size):
     for lengths in (None, LENGTHS, [9, 9, 2, 3], None):
         with nullcontext() if lengths is None else nw.padding(lengths, size):
             assert_close(compiled(x), eager(x))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 3, 1), (3, 4, 1), (1, 5, 0)])
+def test_the_last_window_of_a_pooling_begins_on_the_series(kernel, stride, padding):
+    pool = torch.nn.MaxPool1d(kernel, stride, padding, ceil_mode=True)
+    lengths = torch.arange(3, 20)
+    alone = [pool(torch.zeros(1, 1, length)).shape[-1] for length in lengths.tolist()]
+    assert length_after(pool, lengths).tolist() == alone
