@@ -252,3 +252,18 @@ def test_lengths_that_never_repeat_do_not_fill_the_memory():
     for size in range(2, 200):
         layer(drawn(0, 1, 4, size))
     assert len(known_of(layer)) <= 64
+
+
+@each
+def test_many_gradients_at_once_are_those_one_by_one(name):
+    layer = made(name).double()
+    x = drawn(0, 2, 4, 7).double().requires_grad_()
+    layer(x)
+    y = layer(x)
+    wanted = [x, *layer.parameters()]
+    cotangents = torch.eye(y.numel(), dtype=y.dtype).view(-1, *y.shape)
+    at_once = torch.autograd.grad(y, wanted, cotangents, retain_graph=True, is_grads_batched=True)
+    for i, cotangent in enumerate(cotangents):
+        one = torch.autograd.grad(y, wanted, cotangent, retain_graph=True)
+        for found_at_once, alone in zip(at_once, one, strict=True):
+            assert_close(found_at_once[i], alone)

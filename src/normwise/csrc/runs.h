@@ -55,10 +55,7 @@ template <class S> class Runs {
     S* y = static_cast<S*>(call.y);
     R* moments = static_cast<R*>(call.moments);
     if (form.given) {
-      each_element([&](i64 o, i64 k, Share part, Buffers& buffers) {
-        const Statistics<1> by{{recall<R>(form, call, nullptr, statistic(o, k))}};
-        each_block(o, k, part, 0, [&](Block b) { apply(b, by, y, buffers); });
-      });
+      apply_given(call, y);
       return;
     }
     if (is_short()) {
@@ -188,19 +185,35 @@ template <class S> class Runs {
     }
   }
 
-  // f(o, k, part) for every statistic, where none is measured: by memory, in equal parts.
-  template <class F> void each_element(F f) {
+  // y where no statistic is measured: each thread has an equal part of memory, as those have that
+  // compute what comes before and after, so that it finds x in its own cache and leaves y there.
+  void apply_given(const Forward& call, S* y) {
+    const i64 statistics = form.O * form.K;
+    Scratch<Standard<R>> by(statistics);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       Buffers buffers;
-      const i64 each = elements_each();
-      const Share mine =
-          share(form.O * form.K * each, thread_number(), team_size(), 64 / sizeof(S));
-      for (i64 at = mine.begin; at < mine.end;) {
-        const i64 s = at / each, begin = at - s * each;
-        const i64 end = least(each, mine.end - s * each);
-        f(s / form.K, s % form.K, Share{begin, end}, buffers);
-        at += end - begin;
+      const int me = thread_number(), all = team_size();
+      const Share own = share(statistics, me, all);
+      for (i64 s = own.begin; s < own.end; ++s)
+        by[s] = recall<R>(form, call, nullptr, statistic(s / form.K, s % form.K));
+#pragma omp barrier
+      const Share mine = share(form.elements(), me, all, LINE / sizeof(S));
+      const i64 run = mine.begin / form.Q;
+      i64 q = mine.begin % form.Q, p = run % form.P, k = run / form.P % form.K;
+      i64 a = run / form.P / form.K % form.A, o = run / form.P / form.K / form.A;
+      for (i64 left = mine.end - mine.begin, n; left > 0; left -= n) {
+        n = least(least(form.Q - q, left), BLOCK);
+        apply(Block{o, a, k, p, q, n, 0}, Statistics<1>{{by[o * form.K + k]}}, y, buffers);
+        if ((q += n) < form.Q) continue;
+        q = 0;
+        if (++p < form.P) continue;
+        p = 0;
+        if (++k < form.K) continue;
+        k = 0;
+        if (++a < form.A) continue;
+        a = 0;
+        ++o;
       }
     }
   }

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
 
 from normwise.axes import Fitted
 from normwise.ops.operands import Four, Operands
@@ -54,9 +55,12 @@ class Normalize(torch.autograd.Function):
         *tensors, moments = ctx.saved_tensors
         of, plan = Operands(*tensors), ctx.plan
         wanted = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
+        several = is_legacy_batchedtensor(gradient) or is_functorch_wrapped_tensor(gradient)
+        # Several gradients at once have no one address; or one of the gradient is asked for.
+        if several or torch.is_grad_enabled():
             given = _split(of.given, plan.formula.scheme.pattern.fit(of.x.dim()))
-            found = by_formula(plan.formula, gradient, of, given, wanted)
+            with torch.enable_grad():
+                found = by_formula(plan.formula, gradient, of, given, wanted)
         else:
             found = plan.backward(gradient, of, moments, wanted)
         return (*found, None)
