@@ -11,11 +11,12 @@
 #include "affine.h"
 #include "moments.h"
 #include <algorithm>
+#include <type_traits>
 
 namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 TILE = 1 << 19;   // bytes of x that stay in a core's second cache
-constexpr i64 NARROW = 512, WIDE = 1024;  // columns of a tile
+constexpr i64 NARROW = 512, WIDE = 1024, VAST = 4096;  // columns of a tile
 constexpr int ROWS = 8;       // that are worked on at a time: what belongs to columns is read once
 constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
 constexpr i64 FEW = 8;        // rows whose mean the others are measured from
@@ -62,16 +63,24 @@ template <class S> class Columns {
       : form(form), threads(threads), affine(form, call.weight, call.bias), mask(call.mask),
         x(static_cast<const S*>(call.x)), residual(static_cast<const S*>(call.residual)),
         by_row(form.weight.a != 0) {
-    // Narrow tiles walk memory in small steps, which costs more than a second pass over x.
+    // Narrow tiles walk memory in small steps, which costs more than a second pass over x. Where a
+    // wide one does not stay in the cache, steps of pages are best, if x is read where it lies:
+    // elsewhere rows of buffers, as long as these, would take the cache.
     const i64 all = form.K * form.Q;
     const i64 fits = TILE / i64(sizeof(S)) / (form.A > 0 ? form.A : 1);
-    const i64 wish = fits < NARROW ? NARROW : fits < WIDE ? fits : WIDE;
+    const bool steps_of_pages = in_place() || all <= VAST;
+    const i64 wish = fits >= WIDE ? WIDE : steps_of_pages ? VAST : fits < NARROW ? NARROW : fits;
     width = least((wish + form.Q - 1) / form.Q * form.Q, all);
     const i64 tiles = form.O * ((all + width - 1) / width);
     alone = threads == 1 || form.given || (tiles >= threads && form.A * width <= 4 * TILE);
   }
 
  protected:
+  // Whether rows are read where they lie, and not from a buffer.
+  bool in_place() const { return std::is_same<S, R>::value && !mask; }
+  // How far the row after one lies, which comes nearer meanwhile.
+  i64 ahead(const Strides& strides) const { return in_place() ? strides.a : 0; }
+
   // -- who does what ---------------------------------------------------------
 
   // f(tile, rows) for every tile: by one thread, or by all, each some of its rows.

@@ -13,8 +13,8 @@ template <class S> class ColumnsBackward : Columns<S> {
   using Partial = typename Base::Partial;
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
-  using Base::form, Base::threads, Base::mask, Base::alone, Base::by_row, Base::each_tile,
-      Base::each_column, Base::each_rows, Base::together, Base::weight_at, Base::read_rows,
+  using Base::form, Base::threads, Base::mask, Base::alone, Base::ahead, Base::by_row,
+      Base::each_tile, Base::each_column, Base::each_rows, Base::together, Base::weight_at, Base::read_rows,
       Base::recall_tile, Base::standardise, Base::keep_real, Base::of_rows;
 
  public:
@@ -107,10 +107,13 @@ template <class S> class ColumnsBackward : Columns<S> {
     R *s = tile.residue, *t = tile.squares;
     const auto of = of_rows(tile, which);
     R sums[2 * M];
+    const i64 next_x = ahead(form.x), next_g = ahead(form.y);
     walk(tile.size, sums, [=](auto at, auto* terms) {
       const auto h = at(high), l = at(low), r = at(rate);
       auto first = at(s), second = at(t);
       for (int m = 0; m < M; ++m) {
+        at.fetch(v[m] + next_x);
+        at.fetch(g[m] + next_g);
         const auto plain = at(g[m]), along = plain * (((at(v[m]) - h) - l) * r);
         terms[m] = plain;
         terms[M + m] = along;

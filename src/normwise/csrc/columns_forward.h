@@ -11,8 +11,8 @@ template <class S> class ColumnsForward : Columns<S> {
   using Partial = typename Base::Partial;
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
-  using Base::form, Base::mask, Base::alone, Base::each_tile, Base::each_column, Base::each_rows,
-      Base::together, Base::as_moments, Base::statistic, Base::read_rows, Base::recall_tile,
+  using Base::form, Base::mask, Base::alone, Base::ahead, Base::each_tile, Base::each_column,
+      Base::each_rows, Base::together, Base::as_moments, Base::statistic, Base::read_rows, Base::recall_tile,
       Base::take_root, Base::standardise, Base::keep_real;
 
  public:
@@ -78,11 +78,13 @@ template <class S> class ColumnsForward : Columns<S> {
     each_rows(rows, [&](auto which) {
       constexpr int M = which.size;
       const Read<M> v = this->read_rows(tile, which);
+      const i64 next = ahead(form.x);
       walk<R>(size, [=](auto at) {
         using Value = typename decltype(at)::Value;
         const Value centre = at(mean);
         Value sum = {}, more = {};
         for (int m = 0; m < M; ++m) {
+          at.fetch(v[m] + next);
           const Value d = centres ? at(v[m]) - centre : at(v[m]);
           sum += d;
           more += d * d;

@@ -11,7 +11,7 @@ namespace normwise { namespace NORMWISE_ISA {
 namespace {
 
 // Bytes up to which runs are worked on beside each other, in the order of memory, where they have
-// no more neighbours than there are rows: one by one, each would touch a bit of many pages.
+// at most twice as many neighbours as there are rows: one by one, each touches a bit of many pages.
 constexpr i64 BIT = 1024;
 
 // Whether the neighbours in memory belong to different statistics, or to runs too short to
@@ -19,7 +19,7 @@ constexpr i64 BIT = 1024;
 bool is_across(const Form& form) {
   const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
   const bool several = form.A > 1 && (form.K > 1 || form.A > form.Q);
-  const bool bits = form.Q <= form.A && form.Q * form.size() <= BIT;
+  const bool bits = form.Q <= 2 * form.A && form.Q * form.size() <= BIT;
   return one_row && several && (form.Q < 32 || bits);
 }
 
