@@ -80,15 +80,16 @@ class Running:
         """Take one batch's moments in. A batch without a real position changes nothing.
 
         Raises
-            NormError  if batches must be counted and cannot be, or if the moments are
-                       not finite and that is to be refused; nothing is changed then.
+            NormError  if what is remembered is of another number of features, if batches
+                       must be counted and cannot be, or if the moments are not finite and
+                       that is to be refused; nothing is changed then.
         """
         mean, var = moments.mean.detach(), moments.var.detach()
         if remembered.mean is not None:
             var = unbiased(moments).detach()
         seen = _count(moments) > 0
         taken = [
-            (old, _over_samples(new, seen, fitted).reshape(old.shape).to(old.dtype))
+            (old, _as_kept(_over_samples(new, seen, fitted), old))
             for old, new in ((remembered.mean, mean), (remembered.var, var))
             if old is not None
         ]
@@ -176,3 +177,13 @@ def _over_samples(statistic: Tensor, seen: Tensor, fitted: Fitted) -> Tensor:
         return statistic
     total = torch.where(seen, statistic, 0.0).sum(fitted.samples)
     return total / seen.sum(fitted.samples).clamp(min=1)
+
+
+def _as_kept(statistic: Tensor, old: Tensor) -> Tensor:
+    """A batch's statistic in the shape and dtype of what it goes into."""
+    if statistic.numel() != old.numel():
+        raise NormError(
+            f"running statistics of {old.numel()} features cannot take in a batch of "
+            f"{statistic.numel()}; make them, or the layer, with {statistic.numel()}"
+        )
+    return statistic.reshape(old.shape).to(old.dtype)

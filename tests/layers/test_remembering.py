@@ -290,3 +290,20 @@ def test_repr_says_so_where_it_is_not_torchs():
     for make in GUARDED.values():
         assert ", on_nonfinite='skip'" in repr(make(4, on_nonfinite="skip"))
     assert nw.make("batch:on_nonfinite=skip", 4).on_nonfinite == "skip"
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+@pytest.mark.parametrize(
+    "make", [nw.BatchNorm1d, partial(nw.InstanceNorm1d, track_running_stats=True)]
+)
+def test_statistics_of_another_number_of_features_are_refused_and_nothing_is_written(make, name):
+    layer, x = make(4), torch.randn(3, 4, 7)
+    layer(x)
+    wide = torch.full((6,), 7.0)  # what lies behind a buffer is somebody else's
+    layer._buffers[name] = wide[:2]
+    before = {key: buffer.clone() for key, buffer in layer.named_buffers()}
+    with pytest.raises(nw.NormError, match="of 2 features cannot take in a batch of 4"):
+        layer(x)
+    assert torch.equal(wide, torch.full((6,), 7.0))
+    for key, buffer in layer.named_buffers():
+        assert torch.equal(buffer, before[key])

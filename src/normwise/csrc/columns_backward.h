@@ -14,8 +14,8 @@ template <class S> class ColumnsBackward : Columns<S> {
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
   using Base::form, Base::threads, Base::mask, Base::alone, Base::ahead, Base::by_row,
-      Base::each_tile, Base::each_column, Base::each_rows, Base::together, Base::weight_at, Base::read_rows,
-      Base::recall_tile, Base::standardise, Base::keep_real, Base::of_rows;
+      Base::each_tile, Base::each_column, Base::each_rows, Base::together, Base::weight_at,
+      Base::read_rows, Base::recall_tile, Base::standardise, Base::keep_real, Base::of_rows;
 
  public:
   using Base::Base;

@@ -12,8 +12,8 @@ template <class S> class ColumnsForward : Columns<S> {
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
   using Base::form, Base::mask, Base::alone, Base::ahead, Base::each_tile, Base::each_column,
-      Base::each_rows, Base::together, Base::as_moments, Base::statistic, Base::read_rows, Base::recall_tile,
-      Base::take_root, Base::standardise, Base::keep_real;
+      Base::each_rows, Base::together, Base::as_moments, Base::statistic, Base::read_rows,
+      Base::recall_tile, Base::take_root, Base::standardise, Base::keep_real;
 
  public:
   using Base::Base;

@@ -26,7 +26,7 @@ def _forced() -> Kernel | None:
     asked = os.environ.get("NORMWISE_KERNELS", "")
     for kernel in get_args(Kernel):
         if asked == kernel:
-            return kernel  # type: ignore[no-any-return]
+            return kernel  # type: ignore[no-any-return]  # get_args has no types
     if asked:
         raise NormError(
             f"NORMWISE_KERNELS={asked!r} names no kernel; write one of "

@@ -150,4 +150,4 @@ def _is_there(kernel: Kernel) -> bool:
 
 
 # What torch.compiler.assume_constant_result does, which imports all of torch's compiler first.
-_is_there._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_is_there._dynamo_marked_constant = True  # type: ignore[attr-defined]  # of a function

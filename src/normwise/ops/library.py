@@ -25,7 +25,7 @@ _TENSORS = (
     "Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, Tensor? mask, "
     "Tensor? mean, Tensor? var"
 )
-_LIBRARY: Any = torch.library.Library("normwise", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY: Any = torch.library.Library("normwise", "DEF")
 _LIBRARY.define(f"normalize({_TENSORS}, {_FORMULA}) -> (Tensor, Tensor)")
 _LIBRARY.define(
     f"normalize_backward(Tensor gradient, {_TENSORS}, Tensor moments, bool[] wanted, {_FORMULA}) "

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import lru_cache
+from math import prod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -267,13 +268,14 @@ def batch_of(
     if batches is None:
         if policy.counts_batches:
             return None
-    elif not _is_beside(batches, moments, torch.int64):
+    elif not _is_beside(batches, moments, torch.int64, 1):
         return None
-    if mean is not None and not _is_beside(mean, moments, var.dtype):
+    features = var.numel()
+    if mean is not None and not _is_beside(mean, moments, var.dtype, features):
         return None
-    if not _is_beside(var, moments, var.dtype):
+    if not _is_beside(var, moments, var.dtype, features):
         return None
-    return _where(moments.shape, var.numel(), fitted.samples)
+    return _where(moments.shape, features, fitted.samples)
 
 
 @lru_cache(4096)
@@ -281,17 +283,20 @@ def _where(moments: torch.Size, features: int, sampled: tuple[int, ...]) -> Batc
     """Where the moments of each sample and feature lie; None where strides cannot tell."""
     sizes = moments[1:]
     statistics = sizes.numel()
-    samples = statistics // max(features, 1)
+    samples = prod(sizes[i] for i in sampled)
+    if samples * features != statistics:
+        return None
     inner = sizes[sampled[0] + 1 :].numel() if sampled else features
     if len(sampled) > 1 or inner not in (1, features):  # features lie on both sides of n
         return None
     return Batch(statistics, samples, features, inner, 1 if inner == features else samples)
 
 
-def _is_beside(buffer: Tensor, moments: Tensor, dtype: torch.dtype) -> bool:
-    """Whether nothing stands before a buffer's memory, on the device that the moments are on."""
+def _is_beside(buffer: Tensor, moments: Tensor, dtype: torch.dtype, elements: int) -> bool:
+    """Whether a buffer of so many lies open in memory, on the device that the moments are on."""
     return (
         buffer.dtype is dtype
+        and buffer.numel() == elements
         and type(buffer) is Tensor
         and buffer.is_contiguous()
         and buffer.get_device() == moments.get_device()

@@ -211,8 +211,10 @@ class TritonPlan(Plan):
         own: bool,
     ) -> None:
         slots = (1, 1, 1) if partial is None else tuple(partial.shape[1:])
+        x = tensors[1]
+        assert x is not None  # others may be
         run(
-            kernels.backward, back.programs, tensors[1].device,  # type: ignore[union-attr]
+            kernels.backward, back.programs, x.device,
             *tensors, dx, dresidual, sums, partial, self._statistics, self.elements,
             slots[0] * slots[1] * slots[2], slots[1], slots[2], back.row_tiles, back.tiles,
             back.blocks, back.groups, **self._tile(back), **self._at, **self._constants,
