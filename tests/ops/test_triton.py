@@ -1,5 +1,7 @@
 """The GPU kernels beside the formulas: natively where there is a GPU, interpreted elsewhere."""
 
+import itertools
+import mmap
 import os
 import subprocess
 import sys
@@ -343,6 +345,33 @@ def test_running_statistics_are_updated_as_the_policy_says(policy, name, masked)
         dispatch.remember(policy, buffers[1], stored, fitted)
     for true, found in zip(*buffers, strict=True):
         assert_close(found.cpu().float(), true.float())
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="72 GB, of which files and CPUs have pages alone")
+def test_running_statistics_beyond_32_bits(tmp_path):
+    start = 4 << 33  # what overflows would be read before it
+    with (tmp_path / "moments").open("wb+") as file:
+        file.truncate(start + 4 * 9_400_000_000)
+        memory = mmap.mmap(file.fileno(), 0)
+    figures, samples, features = 4, 3, 3
+    close = torch.rand(figures, samples, features, generator=torch.Generator().manual_seed(0)) * 9
+    strides = 1_500_000_000, 1_200_000_007, 1_200_000_000
+    for where in itertools.product(range(figures), range(samples), range(features)):
+        at = start + 4 * sum(i * stride for i, stride in zip(where, strides, strict=True))
+        torch.frombuffer(memory, dtype=torch.float32, count=1, offset=at).copy_(close[where])
+    far = torch.frombuffer(memory, dtype=torch.float32, count=1, offset=start)
+    found = []
+    for moments, (statistics, sample, feature) in ((close, close.stride()), (far, strides)):
+        mean, var, batches = torch.zeros(features), torch.ones(features), torch.tensor(0)
+        planning.run(
+            planning.kernels.remember, 1, far.device, moments, mean, var, batches, statistics,
+            samples, features, sample, feature, 0, 0.3, COUNTED=True, CUMULATIVE=False,
+            FROM_FIRST=False, SKIPS=False, BLOCK=4,
+        )  # fmt: skip
+        found.append((mean, var, batches))
+    assert all(map(torch.equal, *found))
+    assert found[0][2] == 1
+    assert found[0][0].min() > 0
 
 
 def test_a_batch_that_is_refused_changes_nothing():

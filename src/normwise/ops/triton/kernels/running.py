@@ -10,14 +10,18 @@ def _taken(moments, statistics, samples, feature, inside, sample_stride, feature
     """Mean and variance of features over the samples that count, and how many these are."""
     mean = tl.zeros(feature.shape, tl.float64)
     var, seen = mean, mean
-    for n in range(samples):
-        at = moments + n * sample_stride + feature * feature_stride
+    sample = moments + feature * feature_stride
+    for _ in range(samples):
+        at = sample  # one by one: three times as many statistics may not fit into 32 bits
         shift = tl.load(at, mask=inside, other=0.0).to(tl.float64)
-        offset = tl.load(at + statistics, mask=inside, other=0.0).to(tl.float64)
-        square = tl.load(at + 2 * statistics, mask=inside, other=0.0).to(tl.float64)
+        at += statistics
+        offset = tl.load(at, mask=inside, other=0.0).to(tl.float64)
+        at += statistics
+        square = tl.load(at, mask=inside, other=0.0).to(tl.float64)
         count = tl.zeros(feature.shape, tl.float64) + elements
         if COUNTED:
-            count = tl.load(at + 3 * statistics, mask=inside, other=0.0).to(tl.float64)
+            count = tl.load(at + statistics, mask=inside, other=0.0).to(tl.float64)
+        sample += sample_stride
         if UNBIASED:
             square = square * (count / tl.maximum(count - 1, 1))
         counts = count > 0
@@ -35,7 +39,7 @@ def remember(
     FROM_FIRST: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What `Running.update` does."""
-    each = tl.arange(0, BLOCK)
+    each = tl.arange(0, BLOCK).to(tl.int64)
     counted, spoiled = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
     for first in range(0, features, BLOCK):
         feature = first + each
