@@ -4,13 +4,14 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
 
 @contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
     """Seed every generator that a training may draw from, and put the caller's back after."""
+    import numpy as np
+
     python, numpy = random.getstate(), np.random.get_state()
     with (
         torch.random.fork_rng() if torch.cuda.is_available() else torch.random.fork_rng(devices=[])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from normwise.compare.comparison import Comparison, checked_candidates, compare
 from normwise.compare.ledger import disk_explained
-from normwise.compare.ranks import levels, rank, sensitivity
 from normwise.compare.shown import check_new, figure_of, frame_of, rows_of
 from normwise.compare.task import Task
 from normwise.errors import NormError
@@ -293,6 +292,8 @@ def _gather(
 
 def _together(by: str, comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     """A ranking where the comparisons are tasks, sensitivities where they are values."""
+    from normwise.compare.ranks import levels, rank, sensitivity  # NumPy loads when it is needed
+
     scores = {
         label: {
             name: level * (1 if one.results["metric"]["higher_is_better"] else -1)

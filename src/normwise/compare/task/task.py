@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from normwise.compare.randomness import own_randomness
-from normwise.compare.task import fingerprint
 from normwise.compare.task.batches import Batches
 from normwise.compare.task.options import Decay, Precision, check
 from normwise.compare.task.scoring import Loss, Metric, Scorer, name_of
@@ -299,6 +298,8 @@ class Task:
 
     def fingerprint(self) -> dict[str, str]:
         """What makes two tasks the same, part by part, so that trials can be kept apart."""
+        from normwise.compare.task import fingerprint  # NumPy loads when it is needed
+
         model = self.new_model(0)
         tensors = [t for _, t in sorted(model.state_dict().items())]
         known = [t for t in tensors if not torch.nn.parameter.is_lazy(t)]
