@@ -38,7 +38,7 @@ def main() -> None:
         for batch in BATCHES:
             x = torch.randn(batch, 3, 224, 224)
             calls = {name: (lambda form=form, x=x: form(x)) for name, form in forms.items()}
-            taken = take_turns(calls, ROUNDS, ROUND_S)
+            taken = take_turns(calls, ROUNDS, ROUND_S, warm=True)
             shares = {
                 name: statistics.median(a / b for a, b in zip(t, taken["as it is"], strict=True))
                 for name, t in taken.items()

@@ -215,7 +215,7 @@ def measure(name: str, model: Model) -> list[dict[str, object]]:
         networks = {w: n.train(way == "training") for w, n in variants(model).items()}
         apart = difference(networks, x)
         calls = {who: call(network, x) for who, network in networks.items()}
-        seconds = take_turns(calls, ROUNDS, ROUND_S)
+        seconds = take_turns(calls, ROUNDS, ROUND_S, warm=True)
 
         def ratio(one: str, other: str, seconds: Mapping[str, list[float]] = seconds) -> float:
             pairs = zip(seconds[one], seconds[other], strict=True)

@@ -27,7 +27,8 @@ TINY = cases.Case("group", True, (4, 3, 7))
 # -- timing --------------------------------------------------------------------------
 
 
-def test_contestants_take_turns_and_each_turn_lasts_as_long(monkeypatch):
+@pytest.mark.parametrize("warm", [False, True])
+def test_contestants_take_turns_and_each_turn_lasts_as_long(warm, monkeypatch):
     now, order, told = [0.0], [], []
 
     def call(name, seconds):
@@ -39,11 +40,27 @@ def test_contestants_take_turns_and_each_turn_lasts_as_long(monkeypatch):
 
     monkeypatch.setattr("normwise.timing.time.perf_counter", lambda: now[0])
     calls = dict([call("quick", 0.01), call("slow", 1.0)])
-    seconds = take_turns(calls, rounds=2, round_s=0.03, on_turn=told.append)
-    assert order == ["quick"] * 2 + ["slow"] * 2 + (["quick"] * 3 + ["slow"]) * 2
+    seconds = take_turns(calls, rounds=2, round_s=0.03, warm=warm, on_turn=told.append)
+    turns_of_each = ["quick"] * (3 + warm) + ["slow"] * (1 + warm)
+    assert order == ["quick"] * 2 + ["slow"] * 2 + turns_of_each * 2
     assert told == ["quick", "slow"] * 2
     assert seconds["slow"] == pytest.approx([1.0, 1.0])
     assert seconds["quick"] == pytest.approx([0.01, 0.01])
+
+
+def test_memory_that_was_handed_back_is_paid_for_before_the_clock_starts(monkeypatch):
+    now, is_first = [0.0], [True]
+
+    def call():
+        now[0] += 10.0 if is_first[0] else 1.0
+        is_first[0] = False
+
+    def on_turn(_):
+        is_first[0] = True
+
+    monkeypatch.setattr("normwise.timing.time.perf_counter", lambda: now[0])
+    seconds = take_turns({"call": call}, rounds=2, round_s=1.0, warm=True, on_turn=on_turn)
+    assert seconds == {"call": [1.0, 1.0]}
 
 
 # -- the grid ------------------------------------------------------------------------
@@ -108,7 +125,7 @@ def test_ratios_are_medians_of_ratios_within_a_round(monkeypatch):
         "torch": [4.0, 8.0, 1.0],
         "compiled": [1.0, 1.0, 1.0],
     }
-    monkeypatch.setattr(turns, "take_turns", lambda calls, rounds, round_s: seconds)
+    monkeypatch.setattr(turns, "take_turns", lambda *_, **__: seconds)
     row = turns.contest(TINY)
     assert row["clone_us"] == 2e6
     assert (row["ours"], row["torch"], row["compiled"]) == (2.0, 4.0, 0.5)

@@ -12,6 +12,7 @@ def take_turns(
     rounds: int,
     round_s: float,
     *,
+    warm: bool = False,
     settle: Callable[[], object] = lambda: None,
     on_turn: Callable[[Name], None] | None = None,
 ) -> dict[Name, list[float]]:
@@ -19,6 +20,8 @@ def take_turns(
 
     A slow moment of the machine falls on all of them: compare within a round, or by
     medians. In its turn a contestant is called for about `round_s`, at least once;
+    with `warm`, after a call that is not timed: it pays for memory that a virtual machine
+    handed back to its host meanwhile, by chance 15 times what a call on large tensors takes.
     `settle` waits for what calls leave unfinished, as on a GPU.
     """
 
@@ -38,5 +41,7 @@ def take_turns(
         for name, call in calls.items():
             if on_turn is not None:
                 on_turn(name)
+            if warm:
+                seconds(call, 1)
             taken[name].append(seconds(call, repeats[name]))
     return taken

@@ -39,7 +39,7 @@ def contest(case: Case) -> Row:
         with watch() as watched:
             failed = {name: why for name, call in calls.items() if (why := _failure(call))}
         fit = {name: call for name, call in calls.items() if name not in failed}
-        seconds = take_turns(fit, rounds, _ROUND_S)
+        seconds = take_turns(fit, rounds, _ROUND_S, warm=True)
 
     def ratio(one: str, other: str) -> float | None:
         if one not in seconds or other not in seconds:

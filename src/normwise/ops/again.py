@@ -91,7 +91,7 @@ def again(
         or not _is_like(mean, plan.wide if plan.formula.scheme.centres else None, plan.given)
     ):
         return None
-    y, kept = run(plan, Operands(x, weight, bias, mean=mean, var=var), keeps)
+    y, kept = run(plan, Operands(x, weight, bias, None, None, mean, var), keeps)
     return y, Stored(kept, plan.elements)
 
 

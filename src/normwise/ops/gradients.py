@@ -73,7 +73,7 @@ _apply: Any = super(torch.autograd.Function, Normalize).apply
 
 def run(plan: Plan, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
     """`plan.forward`, with a gradient where one can be asked for; the moments have none."""
-    x, weight, bias, residual = of[:4]
+    x, weight, bias, residual, _, _, var = of
     if torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -82,7 +82,7 @@ def run(plan: Plan, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
     ):
         rest = _Rest(plan, of)
         return _apply(x, weight, bias, residual, rest), rest.moments
-    return plan.forward(of, keeps and of.var is None)
+    return plan.forward(of, keeps and var is None)
 
 
 def by_formula(
