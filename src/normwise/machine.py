@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from normwise.version import __version__
 
 _STATISTICS = Path("/proc/stat")  # its first line: cpu, and hundredths of seconds of each kind
 _SHORTEST_S = 0.2
+_DRIVER = Path("/proc/driver/nvidia/version")  # its first line names it
 
 
 def describe_machine(device: torch.device, threads: int, workers: int) -> dict[str, Any]:
@@ -35,10 +37,21 @@ def stamp() -> dict[str, Any]:
         "machine": processor(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        "triton": _triton(),
+        "cuda": torch.version.cuda,
+        "driver": _DRIVER.read_text().splitlines()[0] if _DRIVER.is_file() else None,
         "normwise": __version__,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def _triton() -> str | None:
+    """Its version; None where it is not installed."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from normwise.bench.cases import KINDS, Case
+from normwise.bench.gpu.device import Processor
 from normwise.bench.gpu.goals import Row
 from normwise.ops import choice, dispatch, watch
 from normwise.ops.triton import launch, plans
@@ -16,7 +17,6 @@ from normwise.ops.triton import launch, plans
 # Relative L2 errors, as tests/tolerances.py has them and says why: forward, backward.
 LIMITS = {"float32": (1e-6, 4e-6), "float16": (5e-4, 1e-3), "bfloat16": (4e-3, 8e-3)}
 VARIANTS = ("plain", "offset", "masked", "activation and residual")
-REPEATED = 10  # times a step is repeated on a GPU, where programs come in another order
 
 
 @contextmanager
@@ -57,11 +57,12 @@ def compiled_from(elements: int) -> Iterator[None]:
         torch.compiler.reset()
 
 
-def checks(case: Case, device: str) -> Iterator[Row]:
+def checks(case: Case, device: Processor) -> Iterator[Row]:
     """A training step in every variant, beside the formula in float64."""
+    drawn, residual, gradient = (case.input(seed).to(device.kind) for seed in range(3))
     for variant in VARIANTS:
-        layer: Any = case.layers()[0].to(device)
-        x = case.input().to(device)
+        layer: Any = case.layers()[0].to(device.kind)
+        x = drawn
         if layer.eps is None:  # that of x's dtype, which is another in float64
             layer.eps = torch.finfo(x.dtype).eps
         keywords: dict[str, Any] = {}
@@ -69,28 +70,26 @@ def checks(case: Case, device: str) -> Iterator[Row]:
             x = x + 1e4
         elif variant == "masked" and not KINDS[case.kind].trailing:
             ragged = torch.arange(case.shape[-1]) < torch.arange(1, len(x) + 1)[:, None] * 7
-            keywords["mask"] = ragged.to(device)
+            keywords["mask"] = ragged.to(device.kind)
         elif variant == "activation and residual":
             layer.activation = "gelu"
-            keywords["residual"] = case.input(1).to(device)
+            keywords["residual"] = residual
         elif variant != "plain":
             continue
-        gradient = case.input(2).to(device)
         truth = _step(copy.deepcopy(layer).double(), x.double(), gradient.double(), "reference",
                       keywords)  # fmt: skip
         found = _step(layer, x, gradient, "triton", keywords)
-        forward, backward = LIMITS[case.dtype]
-        if device == "cpu" and case.dtype == "bfloat16":  # the interpreter cuts off, a GPU rounds
-            forward, backward = 2 * forward, 2 * backward
-        errors = [_error(f, t) for f, t in zip(found, truth, strict=True)]
+        share = device.rounding if case.dtype == "bfloat16" else 1
+        forward, *others = (_error(f, t) for f, t in zip(found, truth, strict=True))
         del truth
         bitwise = all(
             all(map(torch.equal, found, _step(layer, x, gradient, "triton", keywords)))
-            for _ in range(1 if device == "cpu" else REPEATED)
+            for _ in range(device.repeats)
         )
-        fine = errors[0] <= forward and max(errors[1:]) <= backward and bitwise
-        yield {"case": case.name, "variant": variant, "forward": errors[0],
-               "backward": max(errors[1:]), "repeats": bitwise, "fine": fine}  # fmt: skip
+        ahead, back = (share * limit for limit in LIMITS[case.dtype])
+        fine = forward <= ahead and max(others) <= back and bitwise
+        yield {"case": case.name, "variant": variant, "forward": forward,
+               "backward": max(others), "repeats": bitwise, "fine": fine}  # fmt: skip
 
 
 def _step(
@@ -114,29 +113,26 @@ def _error(found: Tensor, truth: Tensor) -> float:
     return float(torch.linalg.vector_norm(found.double() - truth) / size)
 
 
-def check_graph(case: Case) -> Row:
+def check_graph(case: Case, device: Processor) -> Row:
     """Whether a training step that was captured gives the same on new numbers."""
-    layer, x = case.layers()[0].cuda(), case.input().cuda()
-    gradient = case.input(2).cuda()
-    stream: Any = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        _step(layer, x, gradient, "triton", {})
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = _step(layer, x, gradient, "triton", {})
+    layer: Any = case.layers()[0].to(device.kind)
+    x, gradient = (case.input(seed).to(device.kind) for seed in (0, 2))
+
+    def step() -> list[Tensor]:
+        return _step(layer, x, gradient, "triton", {})
+
+    found, replay = device.captured(step)
     x.copy_(case.input(3))
-    graph.replay()
-    torch.cuda.synchronize()
-    same = all(map(torch.equal, captured, _step(layer, x, gradient, "triton", {})))
-    return {"case": case.name, "variant": "CUDA graph", "fine": same}
+    replay()
+    device.wait()
+    same = all(map(torch.equal, found, step()))
+    return {"case": case.name, "variant": device.graph, "fine": same}
 
 
-def check_compiled(case: Case, device: str) -> Row:
+def check_compiled(case: Case, device: Processor) -> Row:
     """Whether torch.compile makes one graph of a training step, which gives the same."""
-    layer, x = case.layers()[0].to(device), case.input().to(device)
-    gradient = case.input(2).to(device)
+    layer: Any = case.layers()[0].to(device.kind)
+    x, gradient = (case.input(seed).to(device.kind) for seed in (0, 2))
     with kernels("triton"), compiled_from(0):
         eager = _differentiated(layer, x, gradient)
         compiled = torch.compile(layer, fullgraph=True, dynamic=False)

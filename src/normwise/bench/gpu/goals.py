@@ -1,6 +1,7 @@
 """The benchmark on a GPU, apart from the GPU: cases, goals, which of them are met, the table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from normwise.bench.cases import KINDS, Case
@@ -48,19 +49,76 @@ MIDDLE = [Case(kind, False, (32, 64, 1024)) for kind in KINDS]
 SMALL = [Case(kind, False, shape) for shape in ((4, 3, 7), (10, 20, 100)) for kind in KINDS]
 CASES = [*LONG, *ROWS, *CHANNELS, *TRAINED, *INFERRED, *SHORT, *MIDDLE, *SMALL, *IMAGES]
 
+# What a check that has to stop early should have seen: what streams, then every norm in float32.
+CHECKED = LONG + [
+    Case(kind, False, shape, dtype)
+    for dtype, shapes in (
+        (_F32, ((2, 16, 70_000), (4, 64, 500), (130, 256, 64))),
+        (_BF16, ((2, 16, 70_000), (4, 64, 500), (130, 256, 64))),
+        ("float16", ((4, 64, 500),)),
+    )
+    for shape in shapes
+    for kind in KINDS
+]
 TINY = [
     Case(kind, False, shape, dtype)
     for kind in KINDS
     for shape in ((2, 4, 40), (3, 8, 5))
     for dtype in (_F32, _BF16)
 ]
-CHECKED = [
-    Case(kind, False, shape, dtype)
-    for dtype in (_F32, _BF16, "float16")
-    for kind in KINDS
-    for shape in ((4, 64, 500), (2, 16, 70_000), (130, 256, 64))
-    if dtype != "float16" or shape[0] == 4
-] + LONG
+# One of each norm: to be split into more tiles than it needs, and to be compiled.
+FEW = [case for case in TINY if case.shape == (2, 4, 40) and case.dtype == _F32]
+
+_LENGTHS = [2**power for power in range(19, 24)]
+
+
+@dataclass(frozen=True)
+class Programme:
+    """What a run does: the earlier of each list is the more important.
+
+    checked, split, compiled  cases to check as they are, by small tiles, by torch.compile
+    timed                     cases to time
+    small, joined, long       shapes to find thresholds by: calls that torch may do faster, the
+                              same compiled, rows that are streamed or not
+    """
+
+    checked: Sequence[Case]
+    split: Sequence[Case]
+    compiled: Sequence[Case]
+    timed: Sequence[Case] = ()
+    small: Sequence[tuple[int, ...]] = ()
+    joined: Sequence[tuple[int, ...]] = ()
+    long: Sequence[tuple[int, ...]] = ()
+
+    def only(self, word: str) -> "Programme":
+        """As much of it as is about norms whose name contains a word."""
+        lists = {
+            name: [case for case in getattr(self, name) if word in case.kind]
+            for name in ("checked", "split", "compiled", "timed")
+        }
+        return replace(self, **lists)
+
+
+ON_A_GPU = Programme(
+    CHECKED,
+    [],
+    FEW,
+    CASES,
+    small=[(8, 32, 2 ** (power - 8)) for power in range(10, 23, 2)],
+    joined=[(8, 32, 2 ** (power - 8)) for power in (16, 20, 23)],
+    long=[(2, max(4, 2**23 // length), length) for length in _LENGTHS],
+)
+INTERPRETED = Programme(TINY, FEW, FEW)
+# Everything that a GPU does, on a processor in little time: what it finds means nothing.
+REHEARSED = Programme(
+    FEW,
+    FEW[:1],
+    FEW,
+    MIDDLE + SMALL,
+    small=[(2, 4, 40)],
+    joined=[(2, 4, 40)],
+    long=[(1, 1, 20_000)],
+)
 
 
 def passes(kind: str, way: str) -> int:

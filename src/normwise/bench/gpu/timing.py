@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor
 from torch._functorch import config
 
 from normwise.bench.cases import KINDS, Case
+from normwise.bench.gpu.device import Processor
 from normwise.bench.gpu.goals import BACKWARD, FORWARD, Row, passes
 
 Call = Callable[[], object]
 Layer = Any  # a module, or what torch.compile makes of one
+
+_QUEUED_MS, _ROUND_MS = 4, 50  # of calls behind each other: for the device, for the host
 
 _RIVALS = {  # package, module, class, and what it is made with: C, or groups and C
     "trailing layer": [
@@ -42,9 +46,9 @@ _RIVALS = {  # package, module, class, and what it is made with: C, or groups an
 }
 
 
-def contestants(case: Case, device: str, *, compiled: bool) -> tuple[dict[str, Layer], Row]:
+def contestants(case: Case, device: Processor, *, compiled: bool) -> tuple[dict[str, Layer], Row]:
     """Who takes part, and why others do not."""
-    ours, torchs = (layer.to(device) for layer in case.layers())
+    ours, torchs = (layer.to(device.kind) for layer in case.layers())
     found: dict[str, Layer] = {"ours": ours, "torch": torchs}
     failed: Row = {}
     if compiled:
@@ -57,7 +61,7 @@ def contestants(case: Case, device: str, *, compiled: bool) -> tuple[dict[str, L
         try:
             made = getattr(importlib.import_module(module), of_class)
             layer = made(*(sizes[letter] for letter in arguments))
-            found[name] = layer.to(device).to(getattr(torch, case.dtype))
+            found[name] = layer.to(device.kind).to(getattr(torch, case.dtype))
         except Exception as error:  # noqa: PERF203 - whatever stands in the way of a guest
             failed[name] = one_line_of(error)
     return found, failed
@@ -77,14 +81,13 @@ def rotation(input_bytes: int, cache_bytes: int, free_bytes: int) -> int:
     return min(max(2, math.ceil(3 * cache_bytes / input_bytes)), 64, max(2, room))
 
 
-def timed(case: Case, *, compiled: bool) -> Iterator[Row]:
+def timed(case: Case, device: Processor, *, compiled: bool) -> Iterator[Row]:
     """Rows of a case, forward and backward: milliseconds for each contestant and for a copy."""
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    copies = rotation(case.input_bytes, cache, torch.cuda.mem_get_info()[0])
-    inputs = [drawn(case) for _ in range(copies)]
+    copies = rotation(case.input_bytes, device.cache_bytes(), device.free_bytes())
+    inputs = [drawn(case, device) for _ in range(copies)]
     target = torch.empty_like(inputs[0])
-    of_copy = kernel_ms([partial(target.copy_, x.detach()) for x in inputs])
-    layers, failed = contestants(case, "cuda", compiled=compiled)
+    of_copy = kernel_ms(device, [partial(target.copy_, x.detach()) for x in inputs])
+    layers, failed = contestants(case, device, compiled=compiled)
     for way in (FORWARD,) if KINDS[case.kind].inference else (FORWARD, BACKWARD):
         row: Row = {
             "case": case.name,
@@ -102,20 +105,22 @@ def timed(case: Case, *, compiled: bool) -> Iterator[Row]:
         for name, layer in layers.items():
             try:
                 calls = (forwards if way == FORWARD else backwards)(layer, inputs)
-                row["kernel_ms"][name] = kernel_ms(calls)
-                row["wall_ms"][name] = wall_ms(calls)
-                row["peak_bytes"][name] = _peak_bytes(calls[0])
+                figures = kernel_ms(device, calls), wall_ms(device, calls)
+                peak = device.peak_bytes(calls[0])
             except Exception as error:
                 row["failed"][name] = one_line_of(error)
+            else:
+                row["kernel_ms"][name], row["wall_ms"][name] = figures
+                row["peak_bytes"][name] = peak
             calls = []  # and what they hold
         if "ours" in row["kernel_ms"]:
             row["of_copy"] = passes(case.kind, way) / 2 * of_copy / row["kernel_ms"]["ours"]
         yield row
 
 
-def drawn(case: Case) -> Tensor:
+def drawn(case: Case, device: Processor) -> Tensor:
     """An input on the device."""
-    x = torch.randn(case.shape, device="cuda").to(getattr(torch, case.dtype))
+    x = torch.randn(case.shape, device=device.kind).to(getattr(torch, case.dtype))
     x = x.contiguous(memory_format=torch.channels_last) if case.channels_last else x
     return x.requires_grad_(not KINDS[case.kind].inference)
 
@@ -136,49 +141,37 @@ def backwards(layer: Layer, inputs: list[Tensor]) -> list[Call]:
     return [call(x) for x in inputs]
 
 
-def kernel_ms(calls: list[Call], rounds: int = 5, queued_ms: float = 4) -> float:
+def kernel_ms(device: Processor, calls: list[Call], rounds: int = 5) -> float:
     """Milliseconds of the device for one call: the median of rounds."""
-    for call in calls[:3]:
-        call()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    calls[0]()
-    torch.cuda.synchronize()
-    once = (time.perf_counter() - start) * 1e3
-    times = max(2, min(50, int(queued_ms / max(once, 1e-3))))
-    turn = itertools.cycle(calls)
-    found: list[float] = []
-    for _ in range(rounds):
-        events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-        # The host runs ahead meanwhile: 2e6 cycles are 1 ms, at 2 GHz.
-        sleep: Any = torch.cuda._sleep
-        sleep(int(2e6 * min(queued_ms, once * times)))
-        events[0].record()
+    once, turn = _once_ms(device, calls), itertools.cycle(calls)
+    times = max(1, min(50, int(_QUEUED_MS / once)))
+
+    def work() -> None:
         for _ in range(times):
             next(turn)()
-        events[1].record()
-        torch.cuda.synchronize()
-        found.append(events[0].elapsed_time(events[1]) / times)
-    return sorted(found)[rounds // 2]
+
+    ahead_ms = min(_QUEUED_MS, once * times)  # the host runs ahead meanwhile
+    return median(device.span_ms(work, ahead_ms) / times for _ in range(rounds))
 
 
-def wall_ms(calls: list[Call], rounds: int = 5, wait: Callable[[], object] | None = None) -> float:
-    """Milliseconds for one call, of whoever waits for the last of ten."""
-    wait = wait or torch.cuda.synchronize
-    turn, found = itertools.cycle(calls), []
-    for _ in range(rounds):
-        wait()
-        start = time.perf_counter()
-        for _ in range(10):
-            next(turn)()
-        wait()
-        found.append((time.perf_counter() - start) / 10 * 1e3)
-    return sorted(found)[rounds // 2]
+def wall_ms(device: Processor, calls: list[Call], rounds: int = 5) -> float:
+    """Milliseconds for one call, of whoever waits for the last of ten; of fewer that take long."""
+    once, turn = _once_ms(device, calls), itertools.cycle(calls)
+    times = max(1, min(10, int(_ROUND_MS / once)))
+    return median(_wall_ms(device, turn, times) for _ in range(rounds))
 
 
-def _peak_bytes(call: Call) -> int:
-    """How much more memory a call takes at its peak than was taken before."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    return int(torch.cuda.max_memory_allocated() - before)
+def _once_ms(device: Processor, calls: list[Call]) -> float:
+    """About how long a call takes, after the first have paid for what is set up once."""
+    for call in calls[:3]:
+        call()
+    return max(_wall_ms(device, iter(calls), 1), 1e-3)
+
+
+def _wall_ms(device: Processor, turn: Iterator[Call], times: int) -> float:
+    device.wait()
+    start = time.perf_counter()
+    for _ in range(times):
+        next(turn)()
+    device.wait()
+    return (time.perf_counter() - start) / times * 1e3
