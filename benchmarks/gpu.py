@@ -111,19 +111,22 @@ def wrapped(line: str) -> str:
     return textwrap.fill(line, WIDTH, subsequent_indent=" " * 8)
 
 
-def check_all(run: Run, cases: Sequence[Case], device: Processor) -> None:
+def check_all(run: Run, cases: Sequence[Case], how: str) -> None:
     """Every variant of every case, and a step that is captured."""
-    for case in run.each("checked", cases, CHECKING):
-        run.check(case, "any", lambda case=case: list(checks(case, device)))
-        run.check(case, device.graph, lambda case=case: [check_graph(case, device)])
+    for case in run.each(f"checked{how}", cases, CHECKING):
+        run.check(case, f"any{how}", lambda case=case: list(checks(case, run.device)))
+        run.check(case, run.device.graph, lambda case=case: [check_graph(case, run.device)])
 
 
 def check_everything(run: Run, programme: Programme, *, eager: bool) -> bool:
     """Whether all checks hold: as it is, statistics split into tiles, under torch.compile."""
-    check_all(run, programme.checked, run.device)
-    for constants in (SPLIT, {**SPLIT, "STREAMED": 0.0}):
-        with launched(**constants):
-            check_all(run, programme.split, run.device)
+    check_all(run, programme.checked, "")
+    for how, streamed in (
+        (" in small tiles, streamed", {}),
+        (" in small tiles", {"STREAMED": 0.0}),
+    ):
+        with launched(**SPLIT, **streamed):
+            check_all(run, programme.split, how)
     for case in run.each("compiled", [] if eager else programme.compiled, COMPILING):
         run.check(case, "torch.compile", lambda case=case: [check_compiled(case, run.device)])
     found = run.found["checks"]

@@ -150,7 +150,8 @@ def test_it_runs_whole_and_compiled_on_a_processor(script, tmp_path):
 def test_the_checks_run_without_a_gpu(script, capsys):
     assert script.main(["--interpret", "--only", "trailing rms"]) == 0
     said = capsys.readouterr()
-    assert said.out == "18 of 18 checks hold\n"
+    assert said.out == "19 of 19 checks hold\n"
+    assert said.err.splitlines()[4].startswith("checked in small tiles, streamed 1 of 1: ")
     assert said.err.splitlines()[-1] == "compiled 1 of 1: trailing rms forward 2x4x40 float32"
 
 
@@ -215,7 +216,7 @@ def test_a_case_that_raises_is_told_and_the_others_go_on(script, run, capsys, mo
 
     for name in ("checks", "timed"):
         monkeypatch.setattr(script, name, fails)
-    script.check_all(run, goals.TINY[:2], run.device)
+    script.check_all(run, goals.TINY[:2], "")
     assert [row["fine"] for row in found(run)["checks"]] == [False, True, True]
     script.time_all(run, goals.TINY[:2], eager=True)
     assert capsys.readouterr().out.splitlines() == [
