@@ -4,7 +4,8 @@
 // function of the standard library that is not inlined is instantiated.
 #include "columns_backward.h"
 #include "columns_forward.h"
-#include "runs.h"
+#include "runs_backward.h"
+#include "runs_forward.h"
 
 namespace normwise { namespace NORMWISE_ISA {
 
@@ -27,7 +28,7 @@ template <class S> void forward_of(const Form& form, const Forward& call, int th
   if (is_across(form)) {
     ColumnsForward<S>(form, call, threads).forward(call);
   } else {
-    Runs<S>(form, call, threads).forward(call);
+    RunsForward<S>(form, call, threads).forward(call);
   }
 }
 
@@ -35,7 +36,7 @@ template <class S> void backward_of(const Form& form, const Backward& call, int 
   if (is_across(form)) {
     ColumnsBackward<S>(form, call, threads).backward(call);
   } else {
-    Runs<S>(form, call, threads).backward(call);
+    RunsBackward<S>(form, call, threads).backward(call);
   }
 }
 

@@ -1,0 +1,200 @@
+// Runs, backward: sums over a statistic of the gradient * weight and of that * xhat, then
+//
+//     dx = (g * weight - mean(g * weight) - xhat * mean(g * weight * xhat)) / deviation
+#pragma once
+#include "runs.h"
+
+namespace normwise { namespace NORMWISE_ISA {
+
+template <class S> class RunsBackward : Runs<S> {
+  using Base = Runs<S>;
+  using R = typename Base::R;
+  using Block = typename Base::Block;
+  using Buffers = typename Base::Buffers;
+  template <int M> using Read = Several<const R*, M>;
+  template <int M> using Written = Several<R*, M>;
+  template <int M> using Statistics = typename Base::template Statistics<M>;
+  using Base::form, Base::threads, Base::affine, Base::mask, Base::elements_each,
+      Base::one_thread_each, Base::each_statistics, Base::each_block, Base::statistic,
+      Base::at_y, Base::at_weight, Base::standardise, Base::keep_real;
+
+ public:
+  using Base::Base;
+
+  void backward(const Backward& call) {
+    const AffineGradient<R> gradient(form, call, threads);
+    const bool alone = one_thread_each();
+    Scratch<Pair<double>> partial(alone ? 0 : form.O * form.K * threads);
+    each_statistics(gradient.wanted, [&](i64 o, i64 k, Share part, auto among, Buffers& buffers) {
+      constexpr int M = among.size;
+      Statistics<M> by;
+      Several<Pair<double>, M> sums;
+      for (int m = 0; m < M; ++m) {
+        by[m] = recall<R>(form, call, call.moments, statistic(o, k + m * among.apart));
+        sums[m] = {0, 0};
+      }
+      if (!form.given || gradient.wanted) {
+        if (gradient.wanted && form.weight.q && (buffers.pending += M) > FLUSH) {
+          gradient.flush(thread_number());
+          buffers.pending = M;
+        }
+        each_block(o, k, part, among.apart, [&](Block b) {
+          project<M>(b, by, call, gradient, sums, buffers);
+        });
+      }
+      Several<Pair<R>, M> means;
+      for (int m = 0; m < M; ++m) {
+        double count = double(elements_each());
+        if (!alone && !form.given) sums[m] = together(sums[m], partial + (o * form.K + k) * threads);
+        if (mask && !form.given) count = double(static_cast<const R*>(call.moments)[
+            3 * form.statistics + statistic(o, k)]);
+        means[m] = {form.centres && !form.given ? R(sums[m].first / count) : R(0),
+                    form.given ? R(0) : R(sums[m].second / count)};
+      }
+      if (!call.dx && !call.dresidual) return;
+      each_block(o, k, part, among.apart, [&](Block b) { descend<M>(b, by, call, means, buffers); });
+    });
+    gradient.finish();
+  }
+
+ private:
+  Pair<double> together(const Pair<double>& own, Pair<double>* partial) const {
+    partial[thread_number()] = own;
+#pragma omp barrier
+    Pair<double> all{0, 0};
+    for (int t = 0; t < team_size(); ++t) {
+      all.first += partial[t].first;
+      all.second += partial[t].second;
+    }
+    return all;
+  }
+
+  // The gradient of z, the activation's and the mask's share in it taken.
+  template <int M>
+  NORMWISE_INLINE Read<M> read_gradients(Block b, Read<M> v, const Statistics<M>& by,
+                                         const S* from, Buffers& buffers) const {
+    Read<M> g;
+    for (int m = 0; m < M; ++m) g[m] = read(from + at_y(b, m), b.n, buffers.g[m].at);
+    if (form.activation == Activation::none && !mask) return g;
+    Written<M> z;
+    for (int m = 0; m < M; ++m) z[m] = buffers.z[m].at;
+    if (form.activation != Activation::none) this->template standardise<M>(b, v, by, z, buffers);
+    for (int m = 0; m < M; ++m) {
+      R* to = buffers.g[m].at;
+      if (g[m] != to) std::memcpy(to, g[m], b.n * sizeof(R));
+      chain(form.activation, z[m], to, b.n);
+      keep_real(b, to, buffers);
+      g[m] = to;
+    }
+    return g;
+  }
+
+  // Adds the sums over the block of g * weight and of g * weight * xhat; and, on the way, those
+  // for the gradients of weight and bias.
+  template <int M>
+  NORMWISE_INLINE void project(Block b, const Statistics<M>& by, const Backward& call,
+                               const AffineGradient<R>& gradient, Several<Pair<double>, M>& sums,
+                               Buffers& buffers) const {
+    const int me = thread_number();
+    const S* from = static_cast<const S*>(call.gradient);
+    const Read<M> v = this->template read_blocks<M>(b, buffers);
+    const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
+    R s[2 * M];
+    if (affine.weight && form.weight.q) {
+      const i64 here = at_weight(b, 0);
+      const R* weight = affine.weight + here;
+      if (!gradient.wanted) {
+        walk(b.n, s, [=](auto at, auto* terms) {
+          const auto w = at(weight);
+          for (int m = 0; m < M; ++m) {
+            terms[m] = at(g[m]) * w;
+            terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+          }
+        });
+      } else {
+        R *dw = gradient.weight_part(me) + here, *db = gradient.bias_part(me) + here;
+        walk(b.n, s, [=](auto at, auto* terms) {
+          const auto w = at(weight);
+          auto first = at(db), second = at(dw);
+          for (int m = 0; m < M; ++m) {
+            const auto plain = at(g[m]);
+            const auto along = plain * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+            first += plain;
+            second += along;
+            terms[m] = plain * w;
+            terms[M + m] = along * w;
+          }
+          at.put(db, first);
+          at.put(dw, second);
+        });
+      }
+    } else {
+      reduce(b.n, s, [=](auto at, auto* terms) {
+        for (int m = 0; m < M; ++m) {
+          terms[m] = at(g[m]);
+          terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+        }
+      });
+    }
+    for (int m = 0; m < M; ++m) {
+      double w = 1;
+      if (!form.weight.q) {
+        const i64 at = at_weight(b, m);
+        if (affine.weight) w = double(affine.weight[at]);
+        if (gradient.wanted) {
+          gradient.bias(me)[at] += s[m];
+          gradient.weight(me)[at] += s[M + m];
+        }
+      }
+      sums[m].first += w * s[m];
+      sums[m].second += w * s[M + m];
+    }
+  }
+
+  template <int M>
+  NORMWISE_INLINE void descend(Block b, const Statistics<M>& by, const Backward& call,
+                               const Several<Pair<R>, M>& means, Buffers& buffers) const {
+    const Read<M> v = this->template read_blocks<M>(b, buffers);
+    const S* from = static_cast<const S*>(call.gradient);
+    const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
+    for (int m = 0; m < M && call.dresidual; ++m) {
+      S* to = static_cast<S*>(call.dresidual) + at_y(b, m);
+      R* d = place(to, buffers.residual.at);
+      std::memcpy(d, g[m], b.n * sizeof(R));
+      write(d, b.n, to);
+    }
+    if (!call.dx) return;
+    S* dx = static_cast<S*>(call.dx);
+    Written<M> d;
+    Several<R, M> scale, c0, c1;
+    const bool along = affine.weight && form.weight.q;
+    for (int m = 0; m < M; ++m) {
+      d[m] = place(dx + at_y(b, m), buffers.z[m].at);
+      const R rate = by[m].rate;
+      scale[m] = affine.weight && !along ? rate * affine.weight[at_weight(b, m)] : rate;
+      c0[m] = rate * means[m].first;
+      c1[m] = rate * rate * means[m].second;
+    }
+    if (along) {
+      const R* weight = affine.weight + at_weight(b, 0);
+      walk<R>(b.n, [=](auto at) {
+        const auto w = at(weight);
+        for (int m = 0; m < M; ++m)
+          at.put(d[m], at(g[m]) * w * scale[m] - c0[m] -
+                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
+      });
+    } else {
+      map<R>(b.n, [=](auto at) {
+        for (int m = 0; m < M; ++m)
+          at.put(d[m], at(g[m]) * scale[m] - c0[m] -
+                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
+      });
+    }
+    for (int m = 0; m < M; ++m) {
+      keep_real(b, d[m], buffers);
+      write(d[m], b.n, dx + at_y(b, m));
+    }
+  }
+};
+
+}}  // namespace normwise::NORMWISE_ISA
