@@ -102,6 +102,9 @@ CASES = [
     Case("instance channels last", INSTANCE, (3, 5, 6, 7), channels_last),
     Case("group", GROUP, (3, 6, 20), sizes={"g": 2}),
     Case("group of many", GROUP, (2, 6, 700), sizes={"g": 2}),
+    Case("group of short runs", GROUP, (4, 200, 13), sizes={"g": 2}),
+    Case("group of few", GROUP, (5, 12, 3), sizes={"g": 2}),
+    Case("group of short runs, shared", GROUP, (2, 410, 7), sizes={"g": 1}),
     Case("group sliced", GROUP, (3, 6, 20), sliced, sizes={"g": 2}),
     Case("group channels last", GROUP, (3, 6, 5, 7), channels_last, sizes={"g": 3}),
     Case("group channels last, wide", GROUP, (3, 72, 5, 9), channels_last, sizes={"g": 2}),
@@ -138,7 +141,8 @@ CASES = [
 A_FEW = [
     case for case in CASES
     if str(case) in ("instance of many", "group", "batch", "batch of few", "layer of many rows",
-                     "rms", "trailing", "layer channels last", "group channels last, wide")
+                     "rms", "trailing", "layer channels last", "group channels last, wide",
+                     "group of short runs", "group of short runs, shared")
 ]  # fmt: skip
 each = pytest.mark.parametrize("case", CASES, ids=str)
 of_a_few = pytest.mark.parametrize("case", A_FEW, ids=str)

@@ -6,8 +6,10 @@
 // For what is called for every few numbers: a call, and arguments in memory, would cost more.
 #ifdef __GNUC__
 #define NORMWISE_INLINE inline __attribute__((always_inline))
+#define NORMWISE_INLINED __attribute__((always_inline))  // after the parameters of a lambda
 #else
 #define NORMWISE_INLINE inline
+#define NORMWISE_INLINED
 #endif
 
 namespace normwise { namespace NORMWISE_ISA {

@@ -47,12 +47,15 @@ template <class S> class Runs {
   const std::uint8_t* mask;
   const S* x;
   const S* residual;
+  const bool joined;  // whether blocks go on from one run to the next, and each has its weight
 
  public:
   template <class Call>
   Runs(const Form& form, const Call& call, int threads)
       : form(form), threads(threads), affine(form, call.weight, call.bias), mask(call.mask),
-        x(static_cast<const S*>(call.x)), residual(static_cast<const S*>(call.residual)) {}
+        x(static_cast<const S*>(call.x)), residual(static_cast<const S*>(call.residual)),
+        joined(form.P > 1 && form.x.p == form.Q && form.y.p == form.Q && !form.weight.q &&
+               2 * form.Q <= BLOCK && !mask) {}
 
  protected:
   // -- who does what ---------------------------------------------------------
@@ -82,8 +85,9 @@ template <class S> class Runs {
       const int me = thread_number(), all = team_size();
       const i64 statistics = form.O * form.K;
       const Share mine = alone ? share(statistics, me, all) : Share{0, statistics};
-      const Share part =
-          alone ? Share{0, elements_each()} : share(elements_each(), me, all, 64 / sizeof(S));
+      // A part is of whole lines of memory or, where a block is of several runs, of whole runs.
+      const i64 unit = joined ? form.Q : LINE / i64(sizeof(S));
+      const Share part = alone ? Share{0, elements_each()} : share(elements_each(), me, all, unit);
       for (i64 s = mine.begin; s < mine.end;) {
         const i64 o = s / form.K, k = s % form.K;
         const i64 strip = least(least(STRIP, form.K - k), mine.end - s);
@@ -95,10 +99,21 @@ template <class S> class Runs {
     }
   }
 
-  template <class F> void each_block(i64 o, i64 k, Share part, i64 apart, F f) const {
-    blocks(form, part.begin, part.end, BLOCK, [&](i64 a, i64 p, i64 q, i64 n) {
-      f(Block{o, a, k, p, q, n, apart});
-    });
+  template <class F>
+  NORMWISE_INLINE void each_block(i64 o, i64 k, Share part, i64 apart, F f) const {
+    const i64 most = joined ? BLOCK / form.Q * form.Q : BLOCK;
+    blocks(joined ? 1 : form.P, joined ? form.P * form.Q : form.Q, part, most,
+           [&](i64 a, i64 p, i64 q, i64 n) NORMWISE_INLINED {
+             f(Block{o, a, k, p, q, n, apart});
+           });
+  }
+
+  // f(i, n, w) for the n elements from i on of a block that have one weight, or one row of them.
+  // One call of f, and all inlined: a Block handed over in memory waits for what is being stored.
+  template <class F> NORMWISE_INLINE void each_weight(Block b, int m, F f) const {
+    const i64 run = joined && affine.weight ? form.Q : b.n;
+    for (i64 i = 0, w = at_weight(b, m); i < b.n; i += run, w += form.weight.p)
+      f(i, least(run, b.n - i), w);
   }
 
   i64 statistic(i64 o, i64 k) const { return o * form.statistic_o + k * form.statistic_k; }
@@ -108,7 +123,8 @@ template <class S> class Runs {
   i64 at_x(Block b, int m) const { return form.x.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q; }
   i64 at_y(Block b, int m) const { return form.y.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q; }
   i64 at_weight(Block b, int m) const {
-    return form.weight.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q * form.weight.q;
+    const i64 first = form.weight.at(b.o, b.a, b.k + m * b.apart, b.p) + b.q * form.weight.q;
+    return joined ? first + b.q / form.Q * form.weight.p : first;
   }
 
   // x; with a mask, which of it is real goes to buffers.real, and what is not reads as 0.
@@ -147,16 +163,16 @@ template <class S> class Runs {
           at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * by[m].rate * w + c);
       });
     } else {
-      Several<R, M> scale, bias;
       for (int m = 0; m < M; ++m) {
-        const i64 at = at_weight(b, m);
-        scale[m] = affine.weight ? by[m].rate * affine.weight[at] : by[m].rate;
-        bias[m] = affine.weight ? affine.bias[at] : R(0);
+        const Standard<R> of = by[m];
+        each_weight(b, m, [&](i64 i, i64 n, i64 w) NORMWISE_INLINED {
+          const R* from = v[m] + i;
+          R* to = z[m] + i;
+          const R scale = affine.weight ? of.rate * affine.weight[w] : of.rate;
+          const R bias = affine.weight ? affine.bias[w] : R(0);
+          map<R>(n, [=](auto at) { at.put(to, ((at(from) - of.high) - of.low) * scale + bias); });
+        });
       }
-      map<R>(b.n, [=](auto at) {
-        for (int m = 0; m < M; ++m)
-          at.put(z[m], ((at(v[m]) - by[m].high) - by[m].low) * scale[m] + bias[m]);
-      });
     }
     for (int m = 0; m < M && residual; ++m) {
       const R* more = read(residual + at_y(b, m), b.n, buffers.residual.at);

@@ -16,7 +16,7 @@ template <class S> class RunsBackward : Runs<S> {
   template <int M> using Statistics = typename Base::template Statistics<M>;
   using Base::form, Base::threads, Base::affine, Base::mask, Base::elements_each,
       Base::one_thread_each, Base::each_statistics, Base::each_block, Base::statistic,
-      Base::at_y, Base::at_weight, Base::standardise, Base::keep_real;
+      Base::at_y, Base::at_weight, Base::each_weight, Base::standardise, Base::keep_real;
 
  public:
   using Base::Base;
@@ -38,7 +38,7 @@ template <class S> class RunsBackward : Runs<S> {
           gradient.flush(thread_number());
           buffers.pending = M;
         }
-        each_block(o, k, part, among.apart, [&](Block b) {
+        each_block(o, k, part, among.apart, [&](Block b) NORMWISE_INLINED {
           project<M>(b, by, call, gradient, sums, buffers);
         });
       }
@@ -52,7 +52,9 @@ template <class S> class RunsBackward : Runs<S> {
                     form.given ? R(0) : R(sums[m].second / count)};
       }
       if (!call.dx && !call.dresidual) return;
-      each_block(o, k, part, among.apart, [&](Block b) { descend<M>(b, by, call, means, buffers); });
+      each_block(o, k, part, among.apart, [&](Block b) NORMWISE_INLINED {
+        descend<M>(b, by, call, means, buffers);
+      });
     });
     gradient.finish();
   }
@@ -95,59 +97,83 @@ template <class S> class RunsBackward : Runs<S> {
   NORMWISE_INLINE void project(Block b, const Statistics<M>& by, const Backward& call,
                                const AffineGradient<R>& gradient, Several<Pair<double>, M>& sums,
                                Buffers& buffers) const {
-    const int me = thread_number();
     const S* from = static_cast<const S*>(call.gradient);
     const Read<M> v = this->template read_blocks<M>(b, buffers);
     const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
+    affine.weight && form.weight.q ? project_along<M>(b, by, v, g, gradient, sums)
+                                   : project_across<M>(b, by, v, g, gradient, sums);
+  }
+
+  // Likewise, where weights lie along the run.
+  template <int M>
+  NORMWISE_INLINE void project_along(Block b, const Statistics<M>& by, Read<M> v, Read<M> g,
+                                     const AffineGradient<R>& gradient,
+                                     Several<Pair<double>, M>& sums) const {
     R s[2 * M];
-    if (affine.weight && form.weight.q) {
-      const i64 here = at_weight(b, 0);
-      const R* weight = affine.weight + here;
-      if (!gradient.wanted) {
-        walk(b.n, s, [=](auto at, auto* terms) {
-          const auto w = at(weight);
-          for (int m = 0; m < M; ++m) {
-            terms[m] = at(g[m]) * w;
-            terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
-          }
-        });
-      } else {
-        R *dw = gradient.weight_part(me) + here, *db = gradient.bias_part(me) + here;
-        walk(b.n, s, [=](auto at, auto* terms) {
-          const auto w = at(weight);
-          auto first = at(db), second = at(dw);
-          for (int m = 0; m < M; ++m) {
-            const auto plain = at(g[m]);
-            const auto along = plain * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
-            first += plain;
-            second += along;
-            terms[m] = plain * w;
-            terms[M + m] = along * w;
-          }
-          at.put(db, first);
-          at.put(dw, second);
-        });
-      }
-    } else {
-      reduce(b.n, s, [=](auto at, auto* terms) {
+    const i64 here = at_weight(b, 0);
+    const R* weight = affine.weight + here;
+    if (!gradient.wanted) {
+      walk(b.n, s, [=](auto at, auto* terms) {
+        const auto w = at(weight);
         for (int m = 0; m < M; ++m) {
-          terms[m] = at(g[m]);
+          terms[m] = at(g[m]) * w;
           terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
         }
       });
+    } else {
+      const int me = thread_number();
+      R *dw = gradient.weight_part(me) + here, *db = gradient.bias_part(me) + here;
+      walk(b.n, s, [=](auto at, auto* terms) {
+        const auto w = at(weight);
+        auto first = at(db), second = at(dw);
+        for (int m = 0; m < M; ++m) {
+          const auto plain = at(g[m]);
+          const auto along = plain * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+          first += plain;
+          second += along;
+          terms[m] = plain * w;
+          terms[M + m] = along * w;
+        }
+        at.put(db, first);
+        at.put(dw, second);
+      });
     }
     for (int m = 0; m < M; ++m) {
-      double w = 1;
-      if (!form.weight.q) {
-        const i64 at = at_weight(b, m);
-        if (affine.weight) w = double(affine.weight[at]);
-        if (gradient.wanted) {
-          gradient.bias(me)[at] += s[m];
-          gradient.weight(me)[at] += s[M + m];
+      sums[m].first += double(s[m]);
+      sums[m].second += double(s[M + m]);
+    }
+  }
+
+  // Likewise, where all of a run has one weight, or none.
+  template <int M>
+  NORMWISE_INLINE void project_across(Block b, const Statistics<M>& by, Read<M> v, Read<M> g,
+                                      const AffineGradient<R>& gradient,
+                                      Several<Pair<double>, M>& sums) const {
+    double *dw = nullptr, *db = nullptr;
+    if (gradient.wanted) {
+      dw = gradient.weight(thread_number());
+      db = gradient.bias(thread_number());
+    }
+    for (int m = 0; m < M; ++m) {
+      const Standard<R> of = by[m];
+      double first = 0, second = 0;
+      each_weight(b, m, [&](i64 i, i64 n, i64 at) NORMWISE_INLINED {
+        const R *here = v[m] + i, *there = g[m] + i;
+        R s[2];
+        reduce(n, s, [=](auto at, auto* terms) {
+          terms[0] = at(there);
+          terms[1] = terms[0] * (((at(here) - of.high) - of.low) * of.rate);
+        });
+        if (dw) {
+          db[at] += double(s[0]);
+          dw[at] += double(s[1]);
         }
-      }
-      sums[m].first += w * s[m];
-      sums[m].second += w * s[M + m];
+        const double w = affine.weight ? double(affine.weight[at]) : 1.;
+        first += w * double(s[0]);
+        second += w * double(s[1]);
+      });
+      sums[m].first += first;
+      sums[m].second += second;
     }
   }
 
@@ -166,29 +192,33 @@ template <class S> class RunsBackward : Runs<S> {
     if (!call.dx) return;
     S* dx = static_cast<S*>(call.dx);
     Written<M> d;
-    Several<R, M> scale, c0, c1;
-    const bool along = affine.weight && form.weight.q;
+    Several<R, M> c0, c1;
     for (int m = 0; m < M; ++m) {
       d[m] = place(dx + at_y(b, m), buffers.z[m].at);
-      const R rate = by[m].rate;
-      scale[m] = affine.weight && !along ? rate * affine.weight[at_weight(b, m)] : rate;
-      c0[m] = rate * means[m].first;
-      c1[m] = rate * rate * means[m].second;
+      c0[m] = by[m].rate * means[m].first;
+      c1[m] = by[m].rate * by[m].rate * means[m].second;
     }
-    if (along) {
+    if (affine.weight && form.weight.q) {
       const R* weight = affine.weight + at_weight(b, 0);
       walk<R>(b.n, [=](auto at) {
         const auto w = at(weight);
         for (int m = 0; m < M; ++m)
-          at.put(d[m], at(g[m]) * w * scale[m] - c0[m] -
+          at.put(d[m], at(g[m]) * w * by[m].rate - c0[m] -
                            ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
       });
     } else {
-      map<R>(b.n, [=](auto at) {
-        for (int m = 0; m < M; ++m)
-          at.put(d[m], at(g[m]) * scale[m] - c0[m] -
-                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
-      });
+      for (int m = 0; m < M; ++m) {
+        const Standard<R> of = by[m];
+        const R first = c0[m], second = c1[m];
+        each_weight(b, m, [&](i64 i, i64 n, i64 w) NORMWISE_INLINED {
+          const R *here = v[m] + i, *there = g[m] + i;
+          R* to = d[m] + i;
+          const R scale = affine.weight ? of.rate * affine.weight[w] : of.rate;
+          map<R>(n, [=](auto at) {
+            at.put(to, at(there) * scale - first - ((at(here) - of.high) - of.low) * second);
+          });
+        });
+      }
     }
     for (int m = 0; m < M; ++m) {
       keep_real(b, d[m], buffers);

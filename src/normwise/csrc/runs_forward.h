@@ -32,7 +32,9 @@ template <class S> class RunsForward : Runs<S> {
         for (i64 i = 0; i < n; ++i) by[i] = measure_short(o, k + i, moments, buffers);
         const Share all{0, elements_each()};
         for (i64 i = 0; i < n; ++i) {
-          each_block(o, k + i, all, 0, [&](Block b) { apply(b, {{by[i]}}, y, buffers); });
+          each_block(o, k + i, all, 0, [&](Block b) NORMWISE_INLINED {
+            apply(b, {{by[i]}}, y, buffers);
+          });
         }
       });
       return;
@@ -41,7 +43,7 @@ template <class S> class RunsForward : Runs<S> {
     Scratch<Moments<R>> partial(alone ? 0 : form.O * form.K * threads);
     each_statistic([&](i64 o, i64 k, Share part, Buffers& buffers) {
       Moments<R> own;
-      each_block(o, k, part, 0, [&](Block b) {
+      each_block(o, k, part, 0, [&](Block b) NORMWISE_INLINED {
         const R* v = this->template read_blocks<1>(b, buffers)[0];
         own.add(v, mask ? buffers.real.at : nullptr, b.n, form.centres);
       });
@@ -49,7 +51,7 @@ template <class S> class RunsForward : Runs<S> {
       if (moments && (alone || thread_number() == 0))
         store(own, moments + statistic(o, k), form.statistics, mask != nullptr);
       const Statistics<1> by{{standard(own, form.eps)}};
-      each_block(o, k, part, 0, [&](Block b) { apply(b, by, y, buffers); });
+      each_block(o, k, part, 0, [&](Block b) NORMWISE_INLINED { apply(b, by, y, buffers); });
     });
   }
 

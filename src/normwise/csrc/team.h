@@ -57,25 +57,27 @@ template <class T> class Scratch {
   T* data_ = nullptr;
 };
 
-// Calls f(a, p, q, n) for blocks of at most `most` elements of [begin, end), which counts the
-// elements of one statistic in the order a, p, q; a block lies within one run along q.
-template <class F> NORMWISE_INLINE void blocks(const Form& form, i64 begin, i64 end, i64 most, F f) {
-  if (end <= form.Q) {  // within the first run: most often there is one
+// Calls f(a, p, q, n) for blocks of at most `most` elements of a part, which counts the elements
+// of one statistic in the order a, p, q; a block lies within one run of Q.
+template <class F> NORMWISE_INLINE void blocks(i64 P, i64 Q, Share part, i64 most, F f) {
+  i64 begin = part.begin;
+  const i64 end = part.end;
+  if (end <= Q) {  // within the first run: most often there is one
     for (; begin < end; begin += most) f(0, 0, begin, end - begin < most ? end - begin : most);
     return;
   }
-  i64 q = begin % form.Q, run = begin / form.Q;
-  i64 p = run % form.P, a = run / form.P;
+  i64 q = begin % Q, run = begin / Q;
+  i64 p = run % P, a = run / P;
   while (begin < end) {
-    i64 n = form.Q - q;
+    i64 n = Q - q;
     n = n < end - begin ? n : end - begin;
     n = n < most ? n : most;
     f(a, p, q, n);
     begin += n;
     q += n;
-    if (q == form.Q) {
+    if (q == Q) {
       q = 0;
-      if (++p == form.P) {
+      if (++p == P) {
         p = 0;
         ++a;
       }
