@@ -121,15 +121,16 @@ class Case:
 
 _SIGNALS = ((4, 3, 7), (10, 20, 100), (32, 64, 1024), (64, 128, 4096))
 _LARGE, _AUDIO, _IMAGES, _ROWS = (64, 128, 4096), (4, 512, 32000), (16, 256, 64, 64), (8192, 64)
+_SHORT = ((64, 512, 16), (32, 768, 7, 7))  # as deep layers have them
 _OVER_CHANNELS = ("batch", "batch inference", "instance", "group", "layer")
 
 
 def grid() -> list[Case]:
-    """Every case of the benchmark: signals of all sizes, long audio, images, plain rows."""
+    """Every case of the benchmark: signals of all sizes, long audio, images, features, rows."""
     inputs = [
         *product(KINDS, _SIGNALS, ["float32"], [False]),
         *product(KINDS, [_LARGE], ["bfloat16"], [False]),
-        *product(_OVER_CHANNELS, [_AUDIO], ["float32"], [False]),
+        *product(_OVER_CHANNELS, [_AUDIO, *_SHORT], ["float32"], [False]),
         *product(_OVER_CHANNELS, [_IMAGES], ["float32"], [False, True]),
         *product(
             ("batch", "batch inference", "trailing layer", "trailing rms"),
