@@ -1,15 +1,16 @@
-"""The GPU kernels checked against float64, and timed beside torch and a copy in device memory.
+"""The GPU kernels checked against float64, and timed beside torch and a copy.
 
-    python benchmarks/gpu.py               # on a GPU: at most 8 minutes
-    python benchmarks/gpu.py --apart       # the same, and nothing is streamed
-    python benchmarks/gpu.py --interpret   # without one: the checks, by Triton's interpreter
-    python benchmarks/gpu.py --rehearse    # without one: everything, on small cases
+    python benchmarks/gpu.py              # on a GPU: at most 8 minutes
+    python benchmarks/gpu.py --apart      # the same, and nothing is streamed
+    python benchmarks/gpu.py --interpret  # without one: tiny checks, interpreted
+    python benchmarks/gpu.py --rehearse   # without one: all, on small cases
 
-It needs torch and Triton, and src/ on PYTHONPATH; Triton's interpreter needs NumPy, too. Liger,
-quack and torchnorm take part where they can be imported. Results: benchmarks/results/DEVICE.json,
-of a rehearsal runs/gpu/CPU….json, written after every case; what they mean is in
-normwise/bench/gpu. A case that takes more than two minutes on a GPU, as kernels that wait for
-each other would, ends the run and says where it was; one that raises is told, and Ctrl-C leaves
+It needs torch and Triton, and src/ on PYTHONPATH; Triton's interpreter needs
+NumPy, too. Liger, quack and torchnorm take part where they can be imported.
+Results: benchmarks/results/DEVICE.json, of a rehearsal runs/gpu/CPU….json,
+written after every case; what they mean is in normwise/bench/gpu. A case that
+takes more than two minutes on a GPU, as kernels that wait for each other would,
+ends the run and says where it was; one that raises is told, and Ctrl-C leaves
 what was found until then.
 """
 
