@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py              # on a GPU: at most 8 minutes
     python benchmarks/gpu.py --apart      # the same, and nothing is streamed
-    python benchmarks/gpu.py --interpret  # without one: tiny checks, interpreted
+    python benchmarks/gpu.py --interpret  # without one: checks, interpreted
     python benchmarks/gpu.py --rehearse   # without one: all, on small cases
 
 It needs torch and Triton, and src/ on PYTHONPATH; Triton's interpreter needs
