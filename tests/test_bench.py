@@ -16,7 +16,7 @@ import torch
 
 import normwise as nw
 from normwise import bench, machine
-from normwise.bench import cases, chosen, goals, measure, memory, table, turns, write
+from normwise.bench import cases, chart, chosen, goals, measure, memory, table, turns, write
 from normwise.cli import main
 from normwise.timing import take_turns
 from tolerances import assert_close
@@ -409,6 +409,17 @@ def test_figures_and_picture_are_written(tmp_path):
     assert read["rows"] == rows
     assert {"machine", "threads", "torch", "normwise", "commit", "date"} < set(read)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_whoever_takes_less_than_a_copy_has_a_bar_too(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure)
+    )
+    chart.draw(results([row(TINY, ours=0.3)]), tmp_path / "cpu.png")
+    (panel,) = drawn[0].axes
+    assert min(bar.get_width() for bar in panel.patches) == 0.3
+    assert panel.get_xlim()[0] < 0.3
 
 
 def test_the_commit_is_that_of_the_sources_or_none(monkeypatch, tmp_path):

@@ -9,8 +9,7 @@ from normwise.bench.turns import COMPILED, FORWARD, OURS, STEP, TORCH
 _COLOURS = {OURS: "#1b6ca8", TORCH: "#c9c9c9", COMPILED: "#8a8a8a"}
 _LABELS = {OURS: "normwise", TORCH: "torch.nn", COMPILED: "torch.nn compiled"}
 _ROW_INCHES = 0.36
-_SHORTEST = 0.5
-_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
@@ -33,10 +32,11 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     for i, norm in enumerate(norms):
         for j, way in enumerate(passes):
             _panel(panels[i, j], of_panel[norm, way], f"{norm}, {way}")
-    longest = max((row[who] or 1 for row in rows for who in _COLOURS), default=1)
+    times = [row[who] or 1 for row in rows for who in _COLOURS]
+    shortest, longest = min([1, *times]) / 2, max([2, *times]) * 1.1  # no bar is without length
     for panel in panels[-1]:
-        panel.set_xlim(_SHORTEST, 1.1 * max(longest, 2))
-        ticks = [tick for tick in _TICKS if tick <= longest]
+        panel.set_xlim(shortest, longest)
+        ticks = [tick for tick in _TICKS if shortest <= tick <= longest]
         panel.set_xticks(ticks, map(str, ticks))
         panel.set_xticks([], minor=True)
         panel.set_xlabel("time, in x.clone() of the input")
