@@ -92,6 +92,7 @@ LAST, LAST_TWO = Scheme(trailing(1)), Scheme(trailing(2))
 CASES = [
     Case("instance", INSTANCE, (3, 4, 50)),
     Case("instance of few", INSTANCE, (3, 5, 4)),
+    Case("instance of short runs", INSTANCE, (2, 37, 20)),
     Case("instance of many", INSTANCE, (2, 3, 2500)),
     Case("instance of images", INSTANCE, (3, 4, 6, 7)),
     Case("instance sliced", INSTANCE, (3, 4, 50), sliced),
@@ -104,6 +105,7 @@ CASES = [
     Case("group of many", GROUP, (2, 6, 700), sizes={"g": 2}),
     Case("group of short runs", GROUP, (4, 200, 13), sizes={"g": 2}),
     Case("group of few", GROUP, (5, 12, 3), sizes={"g": 2}),
+    Case("group of few, many groups", GROUP, (2, 93, 17), sizes={"g": 31}),
     Case("group of short runs, shared", GROUP, (2, 410, 7), sizes={"g": 1}),
     Case("group sliced", GROUP, (3, 6, 20), sliced, sizes={"g": 2}),
     Case("group channels last", GROUP, (3, 6, 5, 7), channels_last, sizes={"g": 3}),
@@ -134,6 +136,7 @@ CASES = [
     Case("rms of many rows", RMS, (3, 130, 9)),
     Case("rms transposed", RMS, (3, 8, 40), transposed),
     Case("trailing", LAST, (4, 5, 33)),
+    Case("trailing of short rows", LAST, (70, 18)),
     Case("trailing of many", LAST, (3, 2500)),
     Case("trailing sliced", LAST, (4, 5, 33), sliced),
     Case("trailing two", LAST_TWO, (4, 5, 33)),
@@ -142,7 +145,9 @@ A_FEW = [
     case for case in CASES
     if str(case) in ("instance of many", "group", "batch", "batch of few", "layer of many rows",
                      "rms", "trailing", "layer channels last", "group channels last, wide",
-                     "group of short runs", "group of short runs, shared")
+                     "group of short runs", "group of short runs, shared",
+                     "group of few, many groups", "instance of short runs", "batch of short runs",
+                     "trailing of short rows")
 ]  # fmt: skip
 each = pytest.mark.parametrize("case", CASES, ids=str)
 of_a_few = pytest.mark.parametrize("case", A_FEW, ids=str)

@@ -13,6 +13,7 @@ namespace {
 
 // Bytes up to which runs are worked on beside each other, in the order of memory, where they have
 // at most twice as many neighbours as there are rows: one by one, each touches a bit of many pages.
+// Where statistics are given, all go in the order of memory.
 constexpr i64 BIT = 1024;
 
 // Whether the neighbours in memory belong to different statistics, or to runs too short to
@@ -20,8 +21,8 @@ constexpr i64 BIT = 1024;
 bool is_across(const Form& form) {
   const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
   const bool several = form.A > 1 && (form.K > 1 || form.A > form.Q);
-  const bool bits = form.Q <= 2 * form.A && form.Q * form.size() <= BIT;
-  return one_row && several && (form.Q < 32 || bits);
+  const bool bits = !form.given && form.Q <= 2 * form.A && form.Q * form.size() <= BIT;
+  return one_row && several && (form.Q < (form.given ? 16 : 32) || bits);
 }
 
 template <class S> void forward_of(const Form& form, const Forward& call, int threads) {

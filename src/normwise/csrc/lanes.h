@@ -62,24 +62,41 @@ template <class R> struct Full {
 };
 
 #ifdef __GNUC__
-template <class R, class Vector, std::size_t... I>
-inline R across(const Vector& v, std::index_sequence<I...>) {  // halves added, down to one lane
-  constexpr std::size_t half = sizeof...(I);
-  const auto sum = __builtin_shufflevector(v, v, I...) + __builtin_shufflevector(v, v, half + I...);
-  if constexpr (half == 1) {
-    return sum[0];
+// Two registers in one, each with half as many lanes: neighbours added.
+template <class Vector, std::size_t... I>
+inline Vector fold(const Vector& a, const Vector& b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, 2 * I...) + __builtin_shufflevector(a, b, 2 * I + 1 ...);
+}
+
+// Each lane with the sum of `group` neighbours, those that are its own.
+template <int group, class Vector, std::size_t... I>
+inline Vector spread(const Vector& v, std::index_sequence<I...> lanes) {
+  if constexpr (group == 1) {
+    return v;
   } else {
-    return across<R>(sum, std::make_index_sequence<half / 2>());
+    const Vector w = spread<group / 2>(v, lanes);
+    return w + __builtin_shufflevector(w, w, I ^ (group / 2)...);
   }
 }
-template <class R, class Vector> inline R across(const Vector& v) {
-  return across<R>(v, std::make_index_sequence<sizeof(v) / sizeof(R) / 2>());
+
+// The sum of the lanes of each of M registers: two become one, until there is one left.
+template <class R, int M>
+NORMWISE_INLINE void across(typename Lanes<R>::Vector (&v)[M], R (&sums)[M]) {
+  constexpr int N = sizeof(v[0]) / sizeof(R), W = M < N ? M : N;
+  static_assert(M % W == 0 && (W & (W - 1)) == 0, "registers are folded in pairs");
+  constexpr auto lanes = std::make_index_sequence<N>();
+  for (int begin = 0; begin < M; begin += W) {
+    auto* w = v + begin;
+    for (int n = W; n > 1; n /= 2)
+      for (int i = 0; i < n / 2; ++i) w[i] = fold(w[2 * i], w[2 * i + 1], lanes);
+    const auto all = spread<N / W>(w[0], lanes);
+    for (int m = 0; m < W; ++m) sums[begin + m] = all[m * (N / W)];
+  }
 }
 #endif
 
 // Sums of K terms over n indices; f(at, terms) computes the terms from at(pointer).
 template <int K, class R, class F> NORMWISE_INLINE void reduce(i64 n, R (&sums)[K], F f) {
-  for (int k = 0; k < K; ++k) sums[k] = R(0);
   i64 i = 0;
 #ifdef __GNUC__
   using Vector = typename Lanes<R>::Vector;
@@ -104,11 +121,13 @@ template <int K, class R, class F> NORMWISE_INLINE void reduce(i64 n, R (&sums)[
       f(Full<R>{n - N}, terms);
       const Count fresh = place >= decltype(place[0] + 0)(N - (n - i));
       for (int k = 0; k < K; ++k) odd[k] += fresh ? terms[k] : Vector{};
-      i = n;
     }
-    for (int k = 0; k < K; ++k) sums[k] = across<R>(even[k] + odd[k]);
+    for (int k = 0; k < K; ++k) even[k] += odd[k];
+    across<R>(even, sums);
+    return;
   }
 #endif
+  for (int k = 0; k < K; ++k) sums[k] = R(0);
   for (; i < n; ++i) {
     R terms[K];
     f(One<R>{i}, terms);
@@ -154,7 +173,7 @@ template <int K, class R, class F> NORMWISE_INLINE void walk(i64 n, R (&sums)[K]
       f(Full<R>{i}, terms);
       for (int k = 0; k < K; ++k) totals[k] += terms[k];
     }
-    for (int k = 0; k < K; ++k) sums[k] = across<R>(totals[k]);
+    across<R>(totals, sums);
   }
 #endif
   for (; i < n; ++i) {

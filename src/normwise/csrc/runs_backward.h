@@ -13,10 +13,9 @@ template <class S> class RunsBackward : Runs<S> {
   using Buffers = typename Base::Buffers;
   template <int M> using Read = Several<const R*, M>;
   template <int M> using Written = Several<R*, M>;
-  template <int M> using Statistics = typename Base::template Statistics<M>;
-  using Base::form, Base::threads, Base::affine, Base::mask, Base::elements_each,
+  using Base::form, Base::threads, Base::affine, Base::mask, Base::along, Base::elements_each,
       Base::one_thread_each, Base::each_statistics, Base::each_block, Base::statistic,
-      Base::at_y, Base::at_weight, Base::each_weight, Base::standardise, Base::keep_real;
+      Base::at_y, Base::at_weight, Base::each_piece, Base::standardise, Base::keep_real;
 
  public:
   using Base::Base;
@@ -25,25 +24,26 @@ template <class S> class RunsBackward : Runs<S> {
     const AffineGradient<R> gradient(form, call, threads);
     const bool alone = one_thread_each();
     Scratch<Pair<double>> partial(alone ? 0 : form.O * form.K * threads);
-    each_statistics(gradient.wanted, [&](i64 o, i64 k, Share part, auto among, Buffers& buffers) {
-      constexpr int M = among.size;
-      Statistics<M> by;
-      Several<Pair<double>, M> sums;
-      for (int m = 0; m < M; ++m) {
+    this->template each_statistics<true>(
+        [&](i64 o, i64 k, Share part, auto among, Buffers& buffers) {
+      constexpr int M = among.runs;
+      Standard<R> by[among.most];
+      Pair<double> sums[among.most];
+      Pair<R> means[among.most];
+      for (int m = 0; m < among.size(); ++m) {
         by[m] = recall<R>(form, call, call.moments, statistic(o, k + m * among.apart));
         sums[m] = {0, 0};
       }
       if (!form.given || gradient.wanted) {
-        if (gradient.wanted && form.weight.q && (buffers.pending += M) > FLUSH) {
+        if (gradient.wanted && form.weight.q && (buffers.pending += among.size()) > FLUSH) {
           gradient.flush(thread_number());
-          buffers.pending = M;
+          buffers.pending = among.size();
         }
-        each_block(o, k, part, among.apart, [&](Block b) NORMWISE_INLINED {
+        each_block(o, k, part, among, [&](Block b) NORMWISE_INLINED {
           project<M>(b, by, call, gradient, sums, buffers);
         });
       }
-      Several<Pair<R>, M> means;
-      for (int m = 0; m < M; ++m) {
+      for (int m = 0; m < among.size(); ++m) {
         double count = double(elements_each());
         if (!alone && !form.given) sums[m] = together(sums[m], partial + (o * form.K + k) * threads);
         if (mask && !form.given) count = double(static_cast<const R*>(call.moments)[
@@ -52,7 +52,7 @@ template <class S> class RunsBackward : Runs<S> {
                     form.given ? R(0) : R(sums[m].second / count)};
       }
       if (!call.dx && !call.dresidual) return;
-      each_block(o, k, part, among.apart, [&](Block b) NORMWISE_INLINED {
+      each_block(o, k, part, among, [&](Block b) NORMWISE_INLINED {
         descend<M>(b, by, call, means, buffers);
       });
     });
@@ -73,7 +73,7 @@ template <class S> class RunsBackward : Runs<S> {
 
   // The gradient of z, the activation's and the mask's share in it taken.
   template <int M>
-  NORMWISE_INLINE Read<M> read_gradients(Block b, Read<M> v, const Statistics<M>& by,
+  NORMWISE_INLINE Read<M> read_gradients(Block b, Read<M> v, const Standard<R>* by,
                                          const S* from, Buffers& buffers) const {
     Read<M> g;
     for (int m = 0; m < M; ++m) g[m] = read(from + at_y(b, m), b.n, buffers.g[m].at);
@@ -94,22 +94,23 @@ template <class S> class RunsBackward : Runs<S> {
   // Adds the sums over the block of g * weight and of g * weight * xhat; and, on the way, those
   // for the gradients of weight and bias.
   template <int M>
-  NORMWISE_INLINE void project(Block b, const Statistics<M>& by, const Backward& call,
-                               const AffineGradient<R>& gradient, Several<Pair<double>, M>& sums,
+  NORMWISE_INLINE void project(Block b, const Standard<R>* by, const Backward& call,
+                               const AffineGradient<R>& gradient, Pair<double>* sums,
                                Buffers& buffers) const {
     const S* from = static_cast<const S*>(call.gradient);
     const Read<M> v = this->template read_blocks<M>(b, buffers);
     const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
-    affine.weight && form.weight.q ? project_along<M>(b, by, v, g, gradient, sums)
+    along ? project_along<M>(b, by, v, g, gradient, sums)
                                    : project_across<M>(b, by, v, g, gradient, sums);
   }
 
   // Likewise, where weights lie along the run.
   template <int M>
-  NORMWISE_INLINE void project_along(Block b, const Statistics<M>& by, Read<M> v, Read<M> g,
-                                     const AffineGradient<R>& gradient,
-                                     Several<Pair<double>, M>& sums) const {
+  NORMWISE_INLINE void project_along(Block b, const Standard<R>* by, Read<M> v, Read<M> g,
+                                     const AffineGradient<R>& gradient, Pair<double>* sums) const {
     R s[2 * M];
+    Several<Standard<R>, M> of;
+    for (int m = 0; m < M; ++m) of[m] = by[m];
     const i64 here = at_weight(b, 0);
     const R* weight = affine.weight + here;
     if (!gradient.wanted) {
@@ -117,7 +118,7 @@ template <class S> class RunsBackward : Runs<S> {
         const auto w = at(weight);
         for (int m = 0; m < M; ++m) {
           terms[m] = at(g[m]) * w;
-          terms[M + m] = terms[m] * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+          terms[M + m] = terms[m] * (((at(v[m]) - of[m].high) - of[m].low) * of[m].rate);
         }
       });
     } else {
@@ -128,7 +129,7 @@ template <class S> class RunsBackward : Runs<S> {
         auto first = at(db), second = at(dw);
         for (int m = 0; m < M; ++m) {
           const auto plain = at(g[m]);
-          const auto along = plain * (((at(v[m]) - by[m].high) - by[m].low) * by[m].rate);
+          const auto along = plain * (((at(v[m]) - of[m].high) - of[m].low) * of[m].rate);
           first += plain;
           second += along;
           terms[m] = plain * w;
@@ -146,40 +147,35 @@ template <class S> class RunsBackward : Runs<S> {
 
   // Likewise, where all of a run has one weight, or none.
   template <int M>
-  NORMWISE_INLINE void project_across(Block b, const Statistics<M>& by, Read<M> v, Read<M> g,
-                                      const AffineGradient<R>& gradient,
-                                      Several<Pair<double>, M>& sums) const {
+  NORMWISE_INLINE void project_across(Block b, const Standard<R>* by, Read<M> v, Read<M> g,
+                                      const AffineGradient<R>& gradient, Pair<double>* sums) const {
     double *dw = nullptr, *db = nullptr;
     if (gradient.wanted) {
       dw = gradient.weight(thread_number());
       db = gradient.bias(thread_number());
     }
     for (int m = 0; m < M; ++m) {
-      const Standard<R> of = by[m];
-      double first = 0, second = 0;
-      each_weight(b, m, [&](i64 i, i64 n, i64 at) NORMWISE_INLINED {
+      each_piece(b, m, by, [&](Standard<R> of, i64 s, i64 i, i64 n, i64 w) NORMWISE_INLINED {
         const R *here = v[m] + i, *there = g[m] + i;
-        R s[2];
-        reduce(n, s, [=](auto at, auto* terms) {
+        R both[2];
+        reduce(n, both, [=](auto at, auto* terms) {
           terms[0] = at(there);
           terms[1] = terms[0] * (((at(here) - of.high) - of.low) * of.rate);
         });
         if (dw) {
-          db[at] += double(s[0]);
-          dw[at] += double(s[1]);
+          db[w] += double(both[0]);
+          dw[w] += double(both[1]);
         }
-        const double w = affine.weight ? double(affine.weight[at]) : 1.;
-        first += w * double(s[0]);
-        second += w * double(s[1]);
+        const double weight = affine.weight ? double(affine.weight[w]) : 1.;
+        sums[s].first += weight * double(both[0]);
+        sums[s].second += weight * double(both[1]);
       });
-      sums[m].first += first;
-      sums[m].second += second;
     }
   }
 
   template <int M>
-  NORMWISE_INLINE void descend(Block b, const Statistics<M>& by, const Backward& call,
-                               const Several<Pair<R>, M>& means, Buffers& buffers) const {
+  NORMWISE_INLINE void descend(Block b, const Standard<R>* by, const Backward& call,
+                               const Pair<R>* means, Buffers& buffers) const {
     const Read<M> v = this->template read_blocks<M>(b, buffers);
     const S* from = static_cast<const S*>(call.gradient);
     const Read<M> g = read_gradients<M>(b, v, by, from, buffers);
@@ -192,35 +188,25 @@ template <class S> class RunsBackward : Runs<S> {
     if (!call.dx) return;
     S* dx = static_cast<S*>(call.dx);
     Written<M> d;
-    Several<R, M> c0, c1;
     for (int m = 0; m < M; ++m) {
       d[m] = place(dx + at_y(b, m), buffers.z[m].at);
-      c0[m] = by[m].rate * means[m].first;
-      c1[m] = by[m].rate * by[m].rate * means[m].second;
-    }
-    if (affine.weight && form.weight.q) {
-      const R* weight = affine.weight + at_weight(b, 0);
-      walk<R>(b.n, [=](auto at) {
-        const auto w = at(weight);
-        for (int m = 0; m < M; ++m)
-          at.put(d[m], at(g[m]) * w * by[m].rate - c0[m] -
-                           ((at(v[m]) - by[m].high) - by[m].low) * c1[m]);
-      });
-    } else {
-      for (int m = 0; m < M; ++m) {
-        const Standard<R> of = by[m];
-        const R first = c0[m], second = c1[m];
-        each_weight(b, m, [&](i64 i, i64 n, i64 w) NORMWISE_INLINED {
-          const R *here = v[m] + i, *there = g[m] + i;
-          R* to = d[m] + i;
+      each_piece(b, m, by, [&](Standard<R> of, i64 s, i64 i, i64 n, i64 w) NORMWISE_INLINED {
+        const R *here = v[m] + i, *there = g[m] + i;
+        R* to = d[m] + i;
+        const R first = of.rate * means[s].first, second = of.rate * of.rate * means[s].second;
+        if (along) {
+          const R* weight = affine.weight + w;
+          map<R>(n, [=](auto at) {
+            at.put(to, at(there) * at(weight) * of.rate - first -
+                           ((at(here) - of.high) - of.low) * second);
+          });
+        } else {
           const R scale = affine.weight ? of.rate * affine.weight[w] : of.rate;
           map<R>(n, [=](auto at) {
             at.put(to, at(there) * scale - first - ((at(here) - of.high) - of.low) * second);
           });
-        });
-      }
-    }
-    for (int m = 0; m < M; ++m) {
+        }
+      });
       keep_real(b, d[m], buffers);
       write(d[m], b.n, dx + at_y(b, m));
     }

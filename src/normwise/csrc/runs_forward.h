@@ -4,17 +4,16 @@
 
 namespace normwise { namespace NORMWISE_ISA {
 
-constexpr int SHORT = 16;  // runs that are measured before they are applied: no one waits long
-
 template <class S> class RunsForward : Runs<S> {
   using Base = Runs<S>;
   using R = typename Base::R;
   using Block = typename Base::Block;
   using Buffers = typename Base::Buffers;
-  template <int M> using Statistics = typename Base::template Statistics<M>;
+  using Apart = typename Base::template Apart<1>;
+  using Beside = typename Base::Beside;
   using Base::form, Base::threads, Base::mask, Base::elements_each, Base::one_thread_each,
-      Base::each_statistic, Base::each_block, Base::statistic, Base::at_y, Base::standardise,
-      Base::keep_real;
+      Base::touch, Base::each_statistics, Base::each_block, Base::statistic, Base::at_y,
+      Base::standardise, Base::keep_real;
 
  public:
   using Base::Base;
@@ -26,59 +25,16 @@ template <class S> class RunsForward : Runs<S> {
       apply_given(call, y);
       return;
     }
-    if (is_short()) {
-      each_strip([&](i64 o, i64 k, i64 n, Buffers& buffers) {
-        Several<Standard<R>, SHORT> by;
-        for (i64 i = 0; i < n; ++i) by[i] = measure_short(o, k + i, moments, buffers);
-        const Share all{0, elements_each()};
-        for (i64 i = 0; i < n; ++i) {
-          each_block(o, k + i, all, 0, [&](Block b) NORMWISE_INLINED {
-            apply(b, {{by[i]}}, y, buffers);
-          });
-        }
-      });
-      return;
-    }
-    const bool alone = one_thread_each();
-    Scratch<Moments<R>> partial(alone ? 0 : form.O * form.K * threads);
-    each_statistic([&](i64 o, i64 k, Share part, Buffers& buffers) {
-      Moments<R> own;
-      each_block(o, k, part, 0, [&](Block b) NORMWISE_INLINED {
-        const R* v = this->template read_blocks<1>(b, buffers)[0];
-        own.add(v, mask ? buffers.real.at : nullptr, b.n, form.centres);
-      });
-      if (!alone) own = together(own, partial + (o * form.K + k) * threads);
-      if (moments && (alone || thread_number() == 0))
-        store(own, moments + statistic(o, k), form.statistics, mask != nullptr);
-      const Statistics<1> by{{standard(own, form.eps)}};
-      each_block(o, k, part, 0, [&](Block b) NORMWISE_INLINED { apply(b, by, y, buffers); });
+    Scratch<Moments<R>> partial(one_thread_each() ? 0 : form.O * form.K * threads);
+    this->template each_statistics<false>(
+        [&](i64 o, i64 k, Share part, auto among, Buffers& buffers) {
+      Standard<R> by[among.most];
+      measure(o, k, part, among, by, moments, partial, buffers);
+      each_block(o, k, part, among, [&](Block b) NORMWISE_INLINED { apply(b, by, y, buffers); });
     });
   }
 
  private:
-  // Whether a statistic is of one block of neighbours, without a mask: the most frequent kind,
-  // for which merging blocks would take longer than measuring them.
-  bool is_short() const {
-    const bool neighbours = form.A == 1 && (form.P == 1 || form.x.p == form.Q);
-    return neighbours && !mask && elements_each() <= BLOCK && one_thread_each();
-  }
-
-  // f(o, k, n, buffers) for all statistics, n from k on at a time, each by one thread alone.
-  template <class F> void each_strip(F f) {
-    const i64 most = BLOCK / elements_each();  // so that x stays in the first cache
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-      Buffers buffers;
-      const Share mine = share(form.O * form.K, thread_number(), team_size());
-      for (i64 s = mine.begin; s < mine.end;) {
-        const i64 o = s / form.K, k = s % form.K;
-        const i64 n = least(least(least(SHORT, most), form.K - k), mine.end - s);
-        f(o, k, n, buffers);
-        s += n;
-      }
-    }
-  }
-
   // y where no statistic is measured: each thread has an equal part of memory, as those have that
   // compute what comes before and after, so that it finds x in its own cache and leaves y there.
   void apply_given(const Forward& call, S* y) {
@@ -92,24 +48,46 @@ template <class S> class RunsForward : Runs<S> {
       for (i64 s = own.begin; s < own.end; ++s)
         by[s] = recall<R>(form, call, nullptr, statistic(s / form.K, s % form.K));
 #pragma omp barrier
-      const Share mine = share(form.elements(), me, all, LINE / sizeof(S));
+      const bool short_runs = 2 * form.Q <= BLOCK && touch() && !mask;
+      const i64 unit = short_runs ? form.Q : LINE / i64(sizeof(S));
+      const i64 most = short_runs ? BLOCK / form.Q * form.Q : BLOCK;
+      const Share mine = share(form.elements(), me, all, unit);
       const i64 run = mine.begin / form.Q;
       i64 q = mine.begin % form.Q, p = run % form.P, k = run / form.P % form.K;
       i64 a = run / form.P / form.K % form.A, o = run / form.P / form.K / form.A;
       for (i64 left = mine.end - mine.begin, n; left > 0; left -= n) {
-        n = least(least(form.Q - q, left), BLOCK);
-        apply(Block{o, a, k, p, q, n, 0}, Statistics<1>{{by[o * form.K + k]}}, y, buffers);
+        const i64 runs = short_runs ? (form.K - k) * form.P - p : 1;
+        n = least(least(runs * form.Q - q, left), most);
+        const Block b{o, a, k, p, q, n, short_runs ? form.Q : n, 0};
+        apply(b, by + (o * form.K + k), y, buffers);
         if ((q += n) < form.Q) continue;
+        p += q / form.Q;
         q = 0;
-        if (++p < form.P) continue;
-        p = 0;
-        if (++k < form.K) continue;
+        if (p < form.P) continue;
+        k += p / form.P;
+        p %= form.P;
+        if (k < form.K) continue;
         k = 0;
         if (++a < form.A) continue;
         a = 0;
         ++o;
       }
     }
+  }
+
+  // One statistic: the moments of its blocks and, if they share it, of all threads.
+  NORMWISE_INLINE void measure(i64 o, i64 k, Share part, Apart among, Standard<R>* by, R* moments,
+                               Moments<R>* partial, Buffers& buffers) const {
+    Moments<R> own;
+    each_block(o, k, part, among, [&](Block b) NORMWISE_INLINED {
+      const R* v = this->template read_blocks<1>(b, buffers)[0];
+      own.add(v, mask ? buffers.real.at : nullptr, b.n, form.centres);
+    });
+    const bool alone = one_thread_each();
+    if (!alone) own = together(own, partial + (o * form.K + k) * threads);
+    if (moments && (alone || thread_number() == 0))
+      store(own, moments + statistic(o, k), form.statistics, mask != nullptr);
+    by[0] = standard(own, form.eps);
   }
 
   // The moments of all threads' parts, merged in their order by each of them.
@@ -121,24 +99,40 @@ template <class S> class RunsForward : Runs<S> {
     return all;
   }
 
-  // The mean of a short run, and what is left of it, are the mean in two numbers.
-  NORMWISE_INLINE Standard<R> measure_short(i64 o, i64 k, R* moments, Buffers& buffers) const {
+  // Those of a block: all means, all deviations from them, then all roots, so that none waits for
+  // another. The mean of a short run, and what is left of it, are the mean in two numbers.
+  NORMWISE_INLINE void measure(i64 o, i64 k, Share, Beside among, Standard<R>* by, R* moments,
+                               Moments<R>*, Buffers& buffers) const {
+    const i64 count = among.count;
     const i64 n = elements_each();
-    const R* v = this->template read_blocks<1>({o, 0, k, 0, 0, n, 0}, buffers)[0];
-    const R per = R(1) / R(n), mean = form.centres ? sum(v, n) * per : R(0);
-    const Pair<R> d = deviations(v, n, mean);
-    const R rest = form.centres ? d.first * per : R(0);
-    const R variance = (d.second - (form.centres ? d.first * rest : R(0))) * per;
-    if (moments) {
-      R* to = moments + statistic(o, k);
-      to[0] = mean;
-      to[form.statistics] = rest;
-      to[2 * form.statistics] = variance;
+    const R* v = this->template read_blocks<1>({o, 0, k, 0, 0, count * n, n, 0}, buffers)[0];
+    const R per = R(1) / R(n);
+    R mean[SHORT] = {}, rest[SHORT], variance[SHORT], rate[SHORT];
+    for (i64 i = 0; i < count && form.centres; ++i) mean[i] = sum(v + i * n, n) * per;
+    for (i64 i = 0; i < count; ++i) {
+      const Pair<R> d = deviations(v + i * n, n, mean[i]);
+      rest[i] = d.first;
+      variance[i] = d.second;
     }
-    return {mean, rest, reciprocal_root(variance, form.eps)};
+    const R centred = form.centres ? per : R(0);
+#pragma omp simd
+    for (i64 i = 0; i < count; ++i) {
+      const R residue = rest[i] * centred;
+      variance[i] = (variance[i] - rest[i] * residue) * per;
+      rest[i] = residue;
+      rate[i] = reciprocal_root(variance[i], form.eps);
+    }
+    for (i64 i = 0; i < count; ++i) {
+      by[i] = {mean[i], rest[i], rate[i]};
+      if (!moments) continue;
+      R* to = moments + statistic(o, k + i);
+      to[0] = mean[i];
+      to[form.statistics] = rest[i];
+      to[2 * form.statistics] = variance[i];
+    }
   }
 
-  NORMWISE_INLINE void apply(Block b, const Statistics<1>& by, S* y, Buffers& buffers) const {
+  NORMWISE_INLINE void apply(Block b, const Standard<R>* by, S* y, Buffers& buffers) const {
     S* to = y + at_y(b, 0);
     R* z = place(to, buffers.z[0].at);
     this->template standardise<1>(b, this->template read_blocks<1>(b, buffers), by, {{z}}, buffers);
