@@ -128,6 +128,7 @@ CASES = [
     Case("ghost of rows", GHOST, (40, 4), sizes={"g": 20}),
     Case("layer", LAYER, (3, 8, 40)),
     Case("layer of many rows", LAYER, (3, 130, 9)),
+    Case("layer of slim rows", LAYER, (2, 44, 31)),
     Case("layer of wide rows", LAYER, (2, 7, 1300)),
     Case("layer sliced", LAYER, (3, 8, 40), sliced),
     Case("layer transposed", LAYER, (3, 8, 40), transposed),

@@ -17,6 +17,7 @@ namespace normwise { namespace NORMWISE_ISA {
 
 constexpr i64 TILE = 1 << 19;   // bytes of x that stay in a core's second cache
 constexpr i64 NARROW = 512, WIDE = 1024, VAST = 4096;  // columns of a tile
+constexpr i64 SLIM = 128;     // columns up to which rows are taken in the order of memory
 constexpr int ROWS = 8;       // that are worked on at a time: what belongs to columns is read once
 constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
 constexpr i64 FEW = 8;        // rows whose mean the others are measured from
@@ -24,8 +25,14 @@ constexpr i64 FEW = 8;        // rows whose mean the others are measured from
 // M rows that are worked on at a time.
 template <int M> struct Rows {
   i64 first, apart;
-  i64 operator[](int m) const { return first + m * apart; }
   static constexpr int size = M;
+};
+
+// Where they begin in memory.
+template <class T> struct Begins {
+  T* first;
+  i64 apart;
+  T* operator[](int m) const { return first + m * apart; }
 };
 
 template <class S> class Columns {
@@ -41,21 +48,24 @@ template <class S> class Columns {
   i64 width;   // of a tile, a multiple of Q
   bool alone;  // whether a tile is one thread's
   bool by_row; // whether weight and bias belong to rows, or to columns
+  bool touch;  // whether each row begins where the one before ends, in memory and in buffers
 
-  // What a thread knows of the columns of its tile.
+  // What a thread knows of its tile. Of arrays whose name is a statistic's, or a sum's over rows,
+  // the first elements are for one statistic each, until they are spread to its columns.
   struct Tile {
     i64 o, begin, size;  // which: size columns from `begin`
+    i64 k, statistics;   // and which statistics these are
     i64 apart;           // from one row of a buffer to the next
-    R *high, *low, *rate;            // their statistics
-    R *weight, *bias, *scale;        // 1 and 0 where they belong to rows; rate * weight
+    R *high, *low, *rate;
+    R *weight, *bias, *scale;        // of columns: 1 and 0 where they are rows'; rate * weight
     R *mean, *residue, *squares;     // of a panel
-    R* shift;
+    R *shift, *centre;               // of statistics: what `offset` is from; the panel's mean
     R *x, *real, *z, *g, *more;      // ROWS rows each
     double *first, *second;          // sums over all rows
     double* count;
   };
-  template <int M> using Read = Several<const R*, M>;
-  template <int M> using Written = Several<R*, M>;
+  using Read = Begins<const R>;
+  using Written = Begins<R>;
 
  public:
   template <class Call>
@@ -71,6 +81,7 @@ template <class S> class Columns {
     const bool steps_of_pages = in_place() || all <= VAST;
     const i64 wish = fits >= WIDE ? WIDE : steps_of_pages ? VAST : fits < NARROW ? NARROW : fits;
     width = least((wish + form.Q - 1) / form.Q * form.Q, all);
+    touch = width <= SLIM && form.x.a == width && form.y.a == width;
     const i64 tiles = form.O * ((all + width - 1) / width);
     alone = threads == 1 || form.given || (tiles >= threads && form.A * width <= 4 * TILE);
   }
@@ -78,6 +89,8 @@ template <class S> class Columns {
  protected:
   // Whether rows are read where they lie, and not from a buffer.
   bool in_place() const { return std::is_same<S, R>::value && !mask; }
+  // Whether rows pass through buffers on their way.
+  bool buffered() const { return !in_place() || form.activation != Activation::none; }
   // How far the row after one lies, which comes nearer meanwhile.
   i64 ahead(const Strides& strides) const { return in_place() ? strides.a : 0; }
 
@@ -95,19 +108,20 @@ template <class S> class Columns {
       const Share mine = split_rows ? Share{0, tiles} : share(tiles, me, team);
       const Share rows = split_rows ? share(form.A, me, team) : Share{0, form.A};
       const i64 apart = (width + 15) / 16 * 16 + 16;  // lines of their own, in sets of their own
-      Scratch<R> numbers((10 + 5 * ROWS) * apart);
+      Scratch<R> numbers(11 * apart), rows_of(buffered() ? 5 * ROWS * apart : 0);
       Scratch<double> sums(3 * apart);
       Tile tile;
-      tile.apart = apart;
+      tile.apart = touch ? width : apart;
       R* next = numbers;
       for (R** one : {&tile.high, &tile.low, &tile.rate, &tile.weight, &tile.bias, &tile.scale,
-                      &tile.mean, &tile.residue, &tile.squares, &tile.shift}) {
+                      &tile.mean, &tile.residue, &tile.squares, &tile.shift, &tile.centre}) {
         *one = next;
         next += apart;
       }
+      next = rows_of;
       for (R** several : {&tile.x, &tile.real, &tile.z, &tile.g, &tile.more}) {
         *several = next;
-        next += ROWS * apart;
+        next += buffered() ? ROWS * apart : 0;
       }
       tile.first = sums;
       tile.second = sums + apart;
@@ -116,39 +130,60 @@ template <class S> class Columns {
         tile.o = t / across;
         tile.begin = t % across * width;
         tile.size = least(width, all - tile.begin);
-        std::memset(static_cast<double*>(sums), 0, 3 * apart * sizeof(double));
-        std::memset(tile.shift, 0, apart * sizeof(R));  // the mean where nothing is real
-        each_column(tile, [&](i64 i, i64 k, i64 q) {
-          const bool here = !by_row && affine.weight;
-          const i64 at = weight_at(tile, k, q);
-          tile.weight[i] = here ? affine.weight[at] : R(1);
-          tile.bias[i] = here ? affine.bias[at] : R(0);
-        });
+        tile.k = tile.begin / form.Q;
+        tile.statistics = tile.size / form.Q;
+        for (double* sum : {tile.first, tile.second, tile.count})
+          std::memset(sum, 0, tile.size * sizeof(double));
+        std::memset(tile.shift, 0, tile.size * sizeof(R));  // the mean where nothing is real
+        read_weights(tile);
         f(tile, rows);
       }
     }
   }
 
-  // f(i, k, q) for every column i of a tile, which begins with a statistic; without a division.
-  template <class F> void each_column(const Tile& tile, F f) const {
-    const i64 first = tile.begin / form.Q;
-    if (form.Q == 1) {
-      for (i64 i = 0; i < tile.size; ++i) f(i, first + i, 0);
-      return;
+  void read_weights(const Tile& tile) const {
+    const bool here = !by_row && affine.weight;
+    for (i64 k = 0, i = 0; k < tile.statistics; ++k) {
+      const i64 first = weight_at(tile, k);
+      for (i64 q = 0; q < form.Q; ++q, ++i) {
+        tile.weight[i] = here ? affine.weight[first + q * form.weight.q] : R(1);
+        tile.bias[i] = here ? affine.bias[first + q * form.weight.q] : R(0);
+      }
     }
-    for (i64 i = 0, k = first; i < tile.size; ++k)
-      for (i64 q = 0; q < form.Q; ++q, ++i) f(i, k, q);
   }
-  i64 weight_at(const Tile& tile, i64 k, i64 q) const {
-    return form.weight.at(tile.o, 0, k, 0) + q * form.weight.q;
+  // Of a tile's statistic k, whose columns begin at k * Q.
+  i64 weight_at(const Tile& tile, i64 k) const {
+    return form.weight.at(tile.o, 0, tile.k + k, 0);
   }
   i64 statistic(const Tile& tile, i64 k) const {
-    return tile.o * form.statistic_o + k * form.statistic_k;
+    return tile.o * form.statistic_o + (tile.k + k) * form.statistic_k;
   }
 
-  // f for all rows, ROWS at a time. They lie apart, each on a page of its own if it can be, as
-  // the machine fetches ahead along few lines of memory, and only one in a page.
-  template <class F> static void each_rows(Share rows, F f) {
+  // Sums over columns become sums over statistics; what belongs to statistics goes to all columns.
+  template <class T> void gather(const Tile& tile, T* sums) const {
+    for (i64 k = 0; k < tile.statistics && form.Q > 1; ++k)
+      sums[k] = sum(sums + k * form.Q, form.Q);
+  }
+  void spread(const Tile& tile, const R* from, R* to) const {
+    if (form.Q == 1 && from != to) std::memcpy(to, from, tile.size * sizeof(R));
+    for (i64 k = tile.statistics - 1; k >= 0 && form.Q > 1; --k) {
+      const R one = from[k];
+      R* columns = to + k * form.Q;
+#pragma omp simd
+      for (i64 q = 0; q < form.Q; ++q) columns[q] = one;
+    }
+  }
+
+  // f for all rows, ROWS at a time. Unless they are short, they lie apart, each on a page of its
+  // own if it can be, as the machine fetches ahead along few lines of memory, and only one in a
+  // page.
+  template <class F> void each_rows(Share rows, F f) const {
+    if (touch) {
+      i64 a = rows.begin;
+      for (; a + ROWS <= rows.end; a += ROWS) f(Rows<ROWS>{a, 1});
+      for (; a < rows.end; ++a) f(Rows<1>{a, 1});
+      return;
+    }
     for (i64 begin = rows.begin; begin < rows.end; begin += PANEL) {
       const i64 end = least(begin + PANEL, rows.end), apart = (end - begin) / ROWS;
       for (i64 a = begin; a < begin + apart; ++a) f(Rows<ROWS>{a, apart});
@@ -156,10 +191,10 @@ template <class S> class Columns {
     }
   }
 
-  // What the threads that share a tile tell each other: shift, two sums and count per column.
+  // What the threads that share a tile tell each other: shift, two sums and count per statistic.
   struct Partial {
     explicit Partial(const Columns& c)
-        : each(c.width), team(c.threads),
+        : each(c.width / c.form.Q), team(c.threads),
           tiles(c.alone ? 0 : c.form.O * ((c.form.K * c.form.Q + c.width - 1) / c.width)),
           numbers(tiles ? 2 * 4 * each * team : 0) {}
     double* at(i64 tile, int thread) const {  // two sets in turn: a fast thread may be one ahead
@@ -174,22 +209,22 @@ template <class S> class Columns {
     const i64 across = (form.K * form.Q + width - 1) / width;
     const i64 t = tile.o * across + tile.begin / width;
     double* mine = partial.at(t, thread_number());
-    for (i64 i = 0; i < tile.size; ++i) {
+    const i64 n = partial.each;
+    for (i64 i = 0; i < tile.statistics; ++i) {
       mine[i] = double(tile.shift[i]);
-      mine[width + i] = tile.first[i];
-      mine[2 * width + i] = tile.second[i];
-      mine[3 * width + i] = tile.count[i];
+      mine[n + i] = tile.first[i];
+      mine[2 * n + i] = tile.second[i];
+      mine[3 * n + i] = tile.count[i];
     }
 #pragma omp barrier
-    for (i64 i = 0; i < tile.size; ++i) {
+    for (i64 i = 0; i < tile.statistics; ++i) {
       Moments<R> moments;
       double first = 0, second = 0;
       for (int thread = 0; thread < team_size(); ++thread) {
         const double* other = partial.at(t, thread);
-        moments.merge(as_moments(R(other[i]), other[width + i], other[2 * width + i],
-                                 other[3 * width + i]));
-        first += other[width + i];
-        second += other[2 * width + i];
+        moments.merge(as_moments(R(other[i]), other[n + i], other[2 * n + i], other[3 * n + i]));
+        first += other[n + i];
+        second += other[2 * n + i];
       }
       if (are_moments) {
         tile.shift[i] = moments.shift;
@@ -214,29 +249,55 @@ template <class S> class Columns {
 
   // -- one tile --------------------------------------------------------------
 
-  template <int M> Read<M> read_rows(const Tile& tile, Rows<M> which) const {
-    Read<M> rows;
-    for (int m = 0; m < M; ++m) {
-      const S* from = x + form.x.at(tile.o, which[m], 0, 0) + tile.begin;
-      R* buffer = tile.x + m * tile.apart;
-      rows[m] = read(from, tile.size, buffer);
-      if (!mask) continue;
-      R* real = tile.real + m * tile.apart;
-      read_marks(tile, which[m], real);
-      const R* row = rows[m];
-#pragma omp simd
-      for (i64 i = 0; i < tile.size; ++i) buffer[i] = real[i] != R(0) ? row[i] : R(0);
-      rows[m] = buffer;
+  // f(m, n) for what lies in one piece: n numbers of a row m, or all from there on.
+  template <int M, class F> NORMWISE_INLINE void each_piece(const Tile& tile, F f) const {
+    if (touch) return f(0, M * tile.size);
+    for (int m = 0; m < M; ++m) f(m, tile.size);
+  }
+  template <int M, class T>
+  NORMWISE_INLINE Begins<T> find(const Tile& tile, Rows<M> which, T* all, const Strides& by) const {
+    return {all + by.at(tile.o, which.first, 0, 0) + tile.begin, which.apart * by.a};
+  }
+
+  // Rows of what is stored, wide: where they lie if they are, else in `buffer`.
+  template <int M>
+  NORMWISE_INLINE Read widen_rows(const Tile& tile, Begins<const S> from, R* buffer) const {
+    if constexpr (std::is_same<S, R>::value) {
+      return from;
+    } else {
+      each_piece<M>(tile, [&](int m, i64 n) { read(from[m], n, buffer + m * tile.apart); });
+      return {buffer, tile.apart};
     }
-    return rows;
+  }
+  // Where to put wide rows that `narrow_rows` will move to `to`.
+  NORMWISE_INLINE Written place_rows(const Tile& tile, Begins<S> to, R* buffer) const {
+    if constexpr (std::is_same<S, R>::value) {
+      return to;
+    } else {
+      return {buffer, tile.apart};
+    }
+  }
+  template <int M>
+  NORMWISE_INLINE void narrow_rows(const Tile& tile, Written from, Begins<S> to) const {
+    each_piece<M>(tile, [&](int m, i64 n) { write(from[m], n, to[m]); });
+  }
+
+  template <int M> NORMWISE_INLINE Read read_rows(const Tile& tile, Rows<M> which) const {
+    const Read rows = widen_rows<M>(tile, find(tile, which, x, form.x), tile.x);
+    if (!mask) return rows;
+    for (int m = 0; m < M; ++m)
+      read_marks(tile, which.first + m * which.apart, tile.real + m * tile.apart);
+    each_piece<M>(tile, [&](int m, i64 n) {
+      const R *real = tile.real + m * tile.apart, *row = rows[m];
+      R* to = tile.x + m * tile.apart;
+#pragma omp simd
+      for (i64 i = 0; i < n; ++i) to[i] = real[i] != R(0) ? row[i] : R(0);
+    });
+    return {tile.x, tile.apart};
   }
 
   // What `read_rows` found of the mask.
-  template <int M> static Read<M> which_are_real(const Tile& tile) {
-    Read<M> real;
-    for (int m = 0; m < M; ++m) real[m] = tile.real + m * tile.apart;
-    return real;
-  }
+  static Read which_are_real(const Tile& tile) { return {tile.real, tile.apart}; }
 
   // 1 where an element of a row is real, else 0.
   void read_marks(const Tile& tile, i64 row, R* real) const {
@@ -266,66 +327,67 @@ template <class S> class Columns {
   void recall_tile(Tile& tile, const Call& call, const void* moments) const {
     const R* from = static_cast<const R*>(moments);
     const R *mean = static_cast<const R*>(call.mean), *var = static_cast<const R*>(call.var);
-    each_column(tile, [&](i64 i, i64 k, i64) {
+    for (i64 k = 0; k < tile.statistics; ++k) {
       const i64 s = statistic(tile, k);
-      tile.high[i] = !form.given ? from[s] : mean ? mean[s] : R(0);
-      tile.low[i] = form.given ? R(0) : from[form.statistics + s];
-      tile.rate[i] = form.given ? var[s] : from[2 * form.statistics + s];
-      if (mask && !form.given) tile.count[i] = from[3 * form.statistics + s];
-    });
+      tile.high[k] = !form.given ? from[s] : mean ? mean[s] : R(0);
+      tile.low[k] = form.given ? R(0) : from[form.statistics + s];
+      tile.rate[k] = form.given ? var[s] : from[2 * form.statistics + s];
+      if (mask && !form.given) tile.count[k] = from[3 * form.statistics + s];
+    }
     take_root(tile);
   }
 
-  // From variances to rates.
+  // From variances to rates, for all columns.
   void take_root(Tile& tile) const {
     R *rate = tile.rate, *scale = tile.scale;
     const R* weight = tile.weight;
     const double eps = form.eps;
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      rate[i] = reciprocal_root(rate[i], eps);
-      scale[i] = rate[i] * weight[i];
-    }
+    for (i64 k = 0; k < tile.statistics; ++k) rate[k] = reciprocal_root(rate[k], eps);
+    for (R* one : {tile.high, tile.low, rate}) spread(tile, one, one);
+#pragma omp simd
+    for (i64 i = 0; i < tile.size; ++i) scale[i] = rate[i] * weight[i];
   }
 
   // Weight and bias of rows, 1 and 0 where they belong to columns.
-  template <int M> struct OfRows {
-    R weight[M], bias[M];
-    i64 at[M];
+  struct OfRows {
+    const R *first_weight, *first_bias;
+    i64 apart;
+    R weight(int m) const { return first_weight[m * apart]; }
+    R bias(int m) const { return first_bias[m * apart]; }
   };
-  template <int M> OfRows<M> of_rows(const Tile& tile, Rows<M> which) const {
-    OfRows<M> rows;
-    for (int m = 0; m < M; ++m) {
-      const bool here = by_row && affine.weight;
-      rows.at[m] = form.weight.at(tile.o, which[m], 0, 0);
-      rows.weight[m] = here ? affine.weight[rows.at[m]] : R(1);
-      rows.bias[m] = here ? affine.bias[rows.at[m]] : R(0);
-    }
-    return rows;
+  template <int M> NORMWISE_INLINE OfRows of_rows(const Tile& tile, Rows<M> which) const {
+    static constexpr R one = 1, zero = 0;
+    if (!by_row || !affine.weight) return {&one, &zero, 0};
+    const i64 first = row_weight(tile, which.first);
+    return {affine.weight + first, affine.bias + first, which.apart * form.weight.a};
   }
+  i64 row_weight(const Tile& tile, i64 row) const { return form.weight.at(tile.o, row, 0, 0); }
 
   // z = (x - mean) / deviation * weight + bias + residual, before the activation.
   template <int M>
-  void standardise(const Tile& tile, Rows<M> which, Read<M> v, Written<M> z) const {
+  NORMWISE_INLINE void standardise(const Tile& tile, Rows<M> which, Read v, Written z) const {
     const R *high = tile.high, *low = tile.low, *scale = tile.scale, *bias = tile.bias;
-    const OfRows<M> rows = of_rows(tile, which);
+    const OfRows rows = of_rows(tile, which);
     walk<R>(tile.size, [=](auto at) {
       const auto h = at(high), l = at(low), s = at(scale), b = at(bias);
       for (int m = 0; m < M; ++m)
-        at.put(z[m], ((at(v[m]) - h) - l) * s * rows.weight[m] + (b + rows.bias[m]));
+        at.put(z[m], ((at(v[m]) - h) - l) * s * rows.weight(m) + (b + rows.bias(m)));
     });
-    for (int m = 0; m < M && residual; ++m) {
-      const S* from = residual + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      const R* more = read(from, tile.size, tile.more);
-      walk<R>(tile.size, [=](auto at) { at.put(z[m], at(z[m]) + at(more)); });
-    }
+    if (!residual) return;
+    const Read more = widen_rows<M>(tile, find(tile, which, residual, form.y), tile.more);
+    for (int m = 0; m < M; ++m)
+      walk<R>(tile.size, [=](auto at) { at.put(z[m], at(z[m]) + at(more[m])); });
   }
 
-  void keep_real(const Tile& tile, int m, R* z) const {
+  template <int M> NORMWISE_INLINE void keep_real(const Tile& tile, Written z) const {
     if (!mask) return;
-    const R* real = tile.real + m * tile.apart;
+    each_piece<M>(tile, [&](int m, i64 n) {
+      const R* real = tile.real + m * tile.apart;
+      R* to = z[m];
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) z[i] = real[i] != R(0) ? z[i] : R(0);
+      for (i64 i = 0; i < n; ++i) to[i] = real[i] != R(0) ? to[i] : R(0);
+    });
   }
 };
 

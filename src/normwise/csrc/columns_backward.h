@@ -11,11 +11,12 @@ template <class S> class ColumnsBackward : Columns<S> {
   using R = typename Base::R;
   using Tile = typename Base::Tile;
   using Partial = typename Base::Partial;
-  template <int M> using Read = Several<const R*, M>;
-  template <int M> using Written = Several<R*, M>;
+  using Read = typename Base::Read;
+  using Written = typename Base::Written;
   using Base::form, Base::threads, Base::mask, Base::alone, Base::ahead, Base::by_row,
-      Base::each_tile, Base::each_column, Base::each_rows, Base::together, Base::weight_at,
-      Base::read_rows, Base::recall_tile, Base::standardise, Base::keep_real, Base::of_rows;
+      Base::each_tile, Base::each_rows, Base::together, Base::weight_at, Base::row_weight,
+      Base::gather, Base::spread, Base::find, Base::read_rows, Base::place_rows,
+      Base::recall_tile, Base::standardise, Base::of_rows;
 
  public:
   using Base::Base;
@@ -27,11 +28,7 @@ template <class S> class ColumnsBackward : Columns<S> {
       recall_tile(tile, call, call.moments);
       if (!form.given || gradient.wanted) {
         project(tile, rows, call, gradient);
-        if (!by_row && gradient.wanted) column_gradients(tile, gradient);
-        for (i64 i = 0; i < tile.size; ++i) {
-          tile.first[i] *= tile.weight[i];
-          tile.second[i] *= tile.weight[i];
-        }
+        weigh(tile, gradient);
         if (!alone && !form.given) together(tile, partial, false);
       }
       average(tile);
@@ -44,24 +41,18 @@ template <class S> class ColumnsBackward : Columns<S> {
  private:
   // The gradient of z, the activation's and the mask's share in it taken.
   template <int M>
-  Read<M> read_gradients(const Tile& tile, Rows<M> which, Read<M> v, const S* from) const {
-    Read<M> rows;
-    for (int m = 0; m < M; ++m) {
-      const S* row = from + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      rows[m] = read(row, tile.size, tile.g + m * tile.apart);
-    }
+  NORMWISE_INLINE Read read_gradients(const Tile& tile, Rows<M> which, Read v,
+                                      const S* from) const {
+    const Read rows = this->template widen_rows<M>(tile, find(tile, which, from, form.y), tile.g);
     if (form.activation == Activation::none && !mask) return rows;
-    Written<M> z;
-    for (int m = 0; m < M; ++m) z[m] = tile.z + m * tile.apart;
+    const Written z{tile.z, tile.apart}, g{tile.g, tile.apart};
     if (form.activation != Activation::none) standardise(tile, which, v, z);
-    for (int m = 0; m < M; ++m) {
-      R* g = tile.g + m * tile.apart;
-      if (rows[m] != g) std::memcpy(g, rows[m], tile.size * sizeof(R));
-      chain(form.activation, z[m], g, tile.size);
-      keep_real(tile, m, g);
-      rows[m] = g;
-    }
-    return rows;
+    this->template each_piece<M>(tile, [&](int m, i64 n) {
+      if (rows.first != g.first) std::memcpy(g[m], rows[m], n * sizeof(R));
+      chain(form.activation, z[m], g[m], n);
+    });
+    this->template keep_real<M>(tile, g);
+    return {tile.g, tile.apart};
   }
 
   // The sums over the rows of g and g * xhat, each times weight where weight belongs to rows.
@@ -73,8 +64,9 @@ template <class S> class ColumnsBackward : Columns<S> {
       std::memset(s, 0, tile.size * sizeof(R));
       std::memset(t, 0, tile.size * sizeof(R));
       each_rows({begin, least(begin + PANEL, rows.end)}, [&](auto which) {
+        constexpr int M = which.size;
         const auto v = this->read_rows(tile, which), g = read_gradients(tile, which, v, from);
-        by_row ? project_rows(tile, which, v, g, gradient) : project_columns(tile, v, g);
+        by_row ? project_rows(tile, which, v, g, gradient) : project_columns<M>(tile, v, g);
       });
 #pragma omp simd
       for (i64 i = 0; i < tile.size; ++i) {
@@ -84,7 +76,7 @@ template <class S> class ColumnsBackward : Columns<S> {
     }
   }
 
-  template <int M> void project_columns(const Tile& tile, Read<M> v, Read<M> g) const {
+  template <int M> NORMWISE_INLINE void project_columns(const Tile& tile, Read v, Read g) const {
     const R *high = tile.high, *low = tile.low, *rate = tile.rate;
     R *s = tile.residue, *t = tile.squares;
     walk<R>(tile.size, [=](auto at) {
@@ -101,7 +93,7 @@ template <class S> class ColumnsBackward : Columns<S> {
   }
 
   template <int M>
-  void project_rows(const Tile& tile, Rows<M> which, Read<M> v, Read<M> g,
+  NORMWISE_INLINE void project_rows(const Tile& tile, Rows<M> which, Read v, Read g,
                     const AffineGradient<R>& gradient) const {
     const R *high = tile.high, *low = tile.low, *rate = tile.rate;
     R *s = tile.residue, *t = tile.squares;
@@ -117,83 +109,91 @@ template <class S> class ColumnsBackward : Columns<S> {
         const auto plain = at(g[m]), along = plain * (((at(v[m]) - h) - l) * r);
         terms[m] = plain;
         terms[M + m] = along;
-        first += plain * of.weight[m];
-        second += along * of.weight[m];
+        first += plain * of.weight(m);
+        second += along * of.weight(m);
       }
       at.put(s, first);
       at.put(t, second);
     });
-    for (int m = 0; m < M && gradient.wanted; ++m) {
-      gradient.bias(thread_number())[of.at[m]] += sums[m];
-      gradient.weight(thread_number())[of.at[m]] += sums[M + m];
+    if (!gradient.wanted) return;
+    const i64 first = row_weight(tile, which.first), apart = which.apart * form.weight.a;
+    double *db = gradient.bias(thread_number()) + first;
+    double *dw = gradient.weight(thread_number()) + first;
+    for (int m = 0; m < M; ++m) {
+      db[m * apart] += sums[m];
+      dw[m * apart] += sums[M + m];
     }
   }
 
-  void column_gradients(const Tile& tile, const AffineGradient<R>& gradient) const {
-    double* dw = gradient.weight(thread_number());
-    double* db = gradient.bias(thread_number());
-    each_column(tile, [&](i64 i, i64 k, i64 q) {
-      const i64 at = weight_at(tile, k, q);
-      dw[at] += tile.second[i];
-      db[at] += tile.first[i];
-    });
+  // The sums times weight, a pair for each statistic, and without it for the weights' gradients.
+  void weigh(Tile& tile, const AffineGradient<R>& gradient) const {
+    const bool each = form.weight.q != 0;  // whether neighbours have a weight each
+    const i64 size = each ? tile.size : tile.statistics, run = each ? form.Q : 1;
+    if (!each) gather_sums(tile);
+    if (!by_row && gradient.wanted) {
+      for (i64 k = 0, i = 0; k < tile.statistics; ++k) {
+        double* db = gradient.bias(thread_number()) + weight_at(tile, k);
+        double* dw = gradient.weight(thread_number()) + weight_at(tile, k);
+        for (i64 q = 0; q < run; ++q, ++i) {
+          db[q * form.weight.q] += tile.first[i];
+          dw[q * form.weight.q] += tile.second[i];
+        }
+      }
+    }
+    const i64 step = each ? 1 : form.Q;
+    for (i64 i = 0; i < size; ++i) {
+      tile.first[i] *= tile.weight[i * step];
+      tile.second[i] *= tile.weight[i * step];
+    }
+    if (each) gather_sums(tile);
+  }
+  void gather_sums(Tile& tile) const {
+    for (double* sums : {tile.first, tile.second}) gather(tile, sums);
   }
 
   // From sums to what `descend` subtracts: their means, with the factors of dx in them.
   void average(Tile& tile) const {
-    double *first = tile.first, *second = tile.second, *count = tile.count;
-    const i64 n = form.Q;
-    for (i64 i = 0; i < tile.size && n > 1; i += n) {  // columns that share a statistic
-      double *one = first + i, *two = second + i, sums[2];
-      reduce(n, sums, [=](auto at, auto* terms) {
-        terms[0] = at(one);
-        terms[1] = at(two);
-      });
-      std::fill(one, one + n, sums[0]);
-      std::fill(two, two + n, sums[1]);
-    }
+    const double *first = tile.first, *second = tile.second, *count = tile.count;
     R *c0 = tile.residue, *c1 = tile.squares;
     const R* rate = tile.rate;
     const double per = 1 / double(form.A * form.Q);
     const bool measured = !form.given, centred = measured && form.centres;
     const bool counts = measured && mask;
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      const double share = counts ? 1 / count[i] : per;
-      c0[i] = centred ? R(first[i] * share) * rate[i] : R(0);
-      c1[i] = measured ? R(second[i] * share) * rate[i] * rate[i] : R(0);
+    for (i64 k = 0; k < tile.statistics; ++k) {
+      const double share = counts ? 1 / count[k] : per;
+      const R r = rate[k * form.Q];
+      c0[k] = centred ? R(first[k] * share) * r : R(0);
+      c1[k] = measured ? R(second[k] * share) * r * r : R(0);
     }
+    for (R* one : {c0, c1}) spread(tile, one, one);
   }
 
-  template <int M> void descend(const Tile& tile, Rows<M> which, const Backward& call) const {
-    const Read<M> v = this->read_rows(tile, which);
-    const Read<M> g = read_gradients(tile, which, v, static_cast<const S*>(call.gradient));
-    const i64 size = tile.size;
-    for (int m = 0; m < M && call.dresidual; ++m) {
-      S* to = static_cast<S*>(call.dresidual) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      R* d = place(to, tile.more);
-      std::memcpy(d, g[m], size * sizeof(R));
-      write(d, size, to);
+  template <int M>
+  NORMWISE_INLINE void descend(const Tile& tile, Rows<M> which, const Backward& call) const {
+    const Read v = this->read_rows(tile, which);
+    const Read g = read_gradients(tile, which, v, static_cast<const S*>(call.gradient));
+    if (S* all = static_cast<S*>(call.dresidual)) {
+      const auto to = find(tile, which, all, form.y);
+      const Written d = place_rows(tile, to, tile.more);
+      this->template each_piece<M>(tile, [&](int m, i64 n) {
+        std::memcpy(d[m], g[m], n * sizeof(R));
+      });
+      this->template narrow_rows<M>(tile, d, to);
     }
     if (!call.dx) return;
-    S* to[M];
-    Written<M> d;
-    for (int m = 0; m < M; ++m) {
-      to[m] = static_cast<S*>(call.dx) + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      d[m] = place(to[m], tile.z + m * tile.apart);
-    }
+    const auto to = find(tile, which, static_cast<S*>(call.dx), form.y);
+    const Written d = place_rows(tile, to, tile.z);
     const R *high = tile.high, *low = tile.low, *scale = tile.scale;
     const R *c0 = tile.residue, *c1 = tile.squares;
     const auto rows = of_rows(tile, which);
-    walk<R>(size, [=](auto at) {
+    walk<R>(tile.size, [=](auto at) {
       const auto h = at(high), l = at(low), s = at(scale), first = at(c0), second = at(c1);
       for (int m = 0; m < M; ++m)
-        at.put(d[m], at(g[m]) * (s * rows.weight[m]) - first - ((at(v[m]) - h) - l) * second);
+        at.put(d[m], at(g[m]) * (s * rows.weight(m)) - first - ((at(v[m]) - h) - l) * second);
     });
-    for (int m = 0; m < M; ++m) {
-      keep_real(tile, m, d[m]);
-      write(d[m], size, to[m]);
-    }
+    this->template keep_real<M>(tile, d);
+    this->template narrow_rows<M>(tile, d, to);
   }
 };
 

@@ -9,11 +9,12 @@ template <class S> class ColumnsForward : Columns<S> {
   using R = typename Base::R;
   using Tile = typename Base::Tile;
   using Partial = typename Base::Partial;
-  template <int M> using Read = Several<const R*, M>;
-  template <int M> using Written = Several<R*, M>;
-  using Base::form, Base::mask, Base::alone, Base::ahead, Base::each_tile, Base::each_column,
-      Base::each_rows, Base::together, Base::as_moments, Base::statistic, Base::read_rows,
-      Base::recall_tile, Base::take_root, Base::standardise, Base::keep_real;
+  using Read = typename Base::Read;
+  using Written = typename Base::Written;
+  using Base::form, Base::mask, Base::alone, Base::ahead, Base::each_tile, Base::each_rows,
+      Base::together, Base::as_moments, Base::statistic, Base::gather,
+      Base::spread, Base::find, Base::read_rows, Base::which_are_real, Base::place_rows,
+      Base::recall_tile, Base::take_root, Base::standardise;
 
  public:
   using Base::Base;
@@ -46,7 +47,7 @@ template <class S> class ColumnsForward : Columns<S> {
         merge<true>(tile, 0);
       } else {
         form.centres ? measure_panel<true>(tile, panel) : measure_panel<false>(tile, panel);
-        merge<false>(tile, double(panel.end - panel.begin));
+        merge<false>(tile, double((panel.end - panel.begin) * form.Q));
       }
     }
   }
@@ -56,17 +57,21 @@ template <class S> class ColumnsForward : Columns<S> {
   void guess(Tile& tile, Share rows) const {
     R* mean = tile.mean;
     std::memset(mean, 0, tile.size * sizeof(R));
+    std::memset(tile.centre, 0, tile.size * sizeof(R));
     if (!form.centres) return;
-    const R per = R(1) / R(rows.end - rows.begin);
+    const R per = R(1) / R((rows.end - rows.begin) * form.Q);
     each_rows(rows, [&](auto which) {
       constexpr int M = which.size;
-      const Read<M> v = this->read_rows(tile, which);
+      const Read v = this->read_rows(tile, which);
       walk<R>(tile.size, [=](auto at) {
         auto sum = at(v[0]);
         for (int m = 1; m < M; ++m) sum += at(v[m]);
         at.put(mean, at(mean) + sum * per);
       });
     });
+    gather(tile, mean);
+    std::memcpy(tile.centre, mean, tile.statistics * sizeof(R));
+    spread(tile, tile.centre, mean);
   }
 
   // The sums over the rows of x - mean, and of its square.
@@ -77,7 +82,7 @@ template <class S> class ColumnsForward : Columns<S> {
     std::memset(squares, 0, size * sizeof(R));
     each_rows(rows, [&](auto which) {
       constexpr int M = which.size;
-      const Read<M> v = this->read_rows(tile, which);
+      const Read v = this->read_rows(tile, which);
       const i64 next = ahead(form.x);
       walk<R>(size, [=](auto at) {
         using Value = typename decltype(at)::Value;
@@ -101,8 +106,8 @@ template <class S> class ColumnsForward : Columns<S> {
     for (i64 i = 0; i < size; ++i) mean[i] = residue[i] = squares[i] = counts[i] = R(0);
     each_rows(rows, [&](auto which) {
       constexpr int M = which.size;
-      const Read<M> v = this->read_rows(tile, which);
-      const Read<M> real = this->template which_are_real<M>(tile);
+      const Read v = this->read_rows(tile, which);
+      const Read real = which_are_real(tile);
       walk<R>(size, [=](auto at) {
         auto count = at(real[0]), sum = at(v[0]);
         for (int m = 1; m < M; ++m) {
@@ -113,13 +118,16 @@ template <class S> class ColumnsForward : Columns<S> {
         at.put(mean, at(mean) + sum);
       });
     });
+    gather(tile, counts);
+    gather(tile, mean);
 #pragma omp simd
-    for (i64 i = 0; i < size; ++i)
-      mean[i] = form.centres && counts[i] > R(0) ? mean[i] / counts[i] : R(0);
+    for (i64 k = 0; k < tile.statistics; ++k)
+      tile.centre[k] = form.centres && counts[k] > R(0) ? mean[k] / counts[k] : R(0);
+    spread(tile, tile.centre, mean);
     each_rows(rows, [&](auto which) {
       constexpr int M = which.size;
-      const Read<M> v = this->read_rows(tile, which);
-      const Read<M> real = this->template which_are_real<M>(tile);
+      const Read v = this->read_rows(tile, which);
+      const Read real = which_are_real(tile);
       walk<R>(size, [=](auto at) {
         using Value = typename decltype(at)::Value;
         const Value centre = at(mean);
@@ -135,16 +143,18 @@ template <class S> class ColumnsForward : Columns<S> {
     });
   }
 
-  // A panel's sums added to the moments: n rows or, with a mask, as many as each column has.
-  // Chan, Golub and LeVeque 1979, as Moments::append, for all columns at a time.
+  // A panel's sums added to the moments: n elements or, with a mask, as many as are real.
+  // Chan, Golub and LeVeque 1979, as Moments::append, for all statistics at a time. Columns that
+  // share one were measured from the same mean, so their sums are added up first.
   template <bool masked> void merge(Tile& tile, double n) const {
     const R *counts = tile.g, *residue = tile.residue, *squares = tile.squares;
-    R *mean = tile.mean, *shift = tile.shift;
+    for (R* sums : {tile.residue, tile.squares}) gather(tile, sums);
+    R *mean = tile.centre, *shift = tile.shift;
     double *offset = tile.first, *sum = tile.second, *count = tile.count;
     const double all_before = count[0];
     const bool centres = form.centres;
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
+    for (i64 i = 0; i < tile.statistics; ++i) {
       const double before = masked ? count[i] : all_before;
       const double more = masked ? double(counts[i]) : n;
       const double total = before + more;
@@ -158,79 +168,40 @@ template <class S> class ColumnsForward : Columns<S> {
       count[i] = total;
       mean[i] = R(double(from) + offset[i]);  // the next panel is measured from there
     }
+    if (!masked) spread(tile, mean, tile.mean);
   }
 
-  // The moments of Q columns that share a statistic, merged, go to each of them. As all lie beside
-  // each other, it takes two passes: their mean, then the squares about it.
-  void merge_neighbours(Tile& tile) const {
-    const i64 n = form.Q;
-    for (i64 i = 0; i < tile.size; i += n) {
-      R* shift = tile.shift + i;
-      double *offset = tile.first + i, *squares = tile.second + i, *count = tile.count + i;
-      const double* any = std::find_if(count, count + n, [](double c) { return c > 0; });
-      if (any == count + n) continue;
-      const R from = shift[any - count];
-#pragma omp simd
-      for (i64 q = 0; q < n; ++q) offset[q] += double(shift[q]) - double(from);
-      double sums[2], more[1];
-      reduce(n, sums, [=](auto at, auto* terms) {
-        terms[0] = at(count);
-        terms[1] = at(count) * at(offset);
-      });
-      const double all = sums[0], mean = sums[1] / all;
-      reduce(n, more, [=](auto at, auto* terms) {
-        const auto apart = at(offset) - mean;
-        terms[0] = at(squares) + at(count) * apart * apart;
-      });
-      for (i64 q = 0; q < n; ++q) {
-        shift[q] = from;
-        offset[q] = mean;
-        squares[q] = more[0];
-        count[q] = all;
-      }
-    }
-  }
-
-  // From moments per column to what `apply` reads.
+  // From moments to what `apply` reads.
   void settle(Tile& tile, R* moments) const {
-    if (form.Q > 1) merge_neighbours(tile);
     double *offset = tile.first, *sum = tile.second, *count = tile.count;
     R *shift = tile.shift, *high = tile.high, *low = tile.low, *rate = tile.rate;
 #pragma omp simd
-    for (i64 i = 0; i < tile.size; ++i) {
-      const Moments<R> own = as_moments(shift[i], offset[i], sum[i], count[i]);
-      high[i] = own.high();
-      low[i] = own.low();
-      rate[i] = R(own.variance());
+    for (i64 k = 0; k < tile.statistics; ++k) {
+      const Moments<R> own = as_moments(shift[k], offset[k], sum[k], count[k]);
+      high[k] = own.high();
+      low[k] = own.low();
+      rate[k] = R(own.variance());
     }
     if (moments && (alone || thread_number() == 0)) {
-      each_column(tile, [&](i64 i, i64 k, i64 q) {
-        if (q == 0) {
-          R* to = moments + statistic(tile, k);
-          to[0] = high[i];
-          to[form.statistics] = low[i];
-          to[2 * form.statistics] = rate[i];
-          if (mask) to[3 * form.statistics] = R(count[i]);
-        }
-      });
+      for (i64 k = 0; k < tile.statistics; ++k) {
+        R* to = moments + statistic(tile, k);
+        to[0] = high[k];
+        to[form.statistics] = low[k];
+        to[2 * form.statistics] = rate[k];
+        if (mask) to[3 * form.statistics] = R(count[k]);
+      }
     }
     take_root(tile);
   }
 
-  template <int M> void apply(const Tile& tile, Rows<M> which, S* y) const {
-    const Read<M> v = this->read_rows(tile, which);
-    S* to[M];
-    Written<M> z;
-    for (int m = 0; m < M; ++m) {
-      to[m] = y + form.y.at(tile.o, which[m], 0, 0) + tile.begin;
-      z[m] = place(to[m], tile.z + m * tile.apart);
-    }
+  template <int M> NORMWISE_INLINE void apply(const Tile& tile, Rows<M> which, S* y) const {
+    const Read v = this->read_rows(tile, which);
+    const auto to = find(tile, which, y, form.y);
+    const Written z = place_rows(tile, to, tile.z);
     standardise(tile, which, v, z);
-    for (int m = 0; m < M; ++m) {
-      activate(form.activation, z[m], tile.size);
-      keep_real(tile, m, z[m]);
-      write(z[m], tile.size, to[m]);
-    }
+    this->template each_piece<M>(tile, [&](int m, i64 n) { activate(form.activation, z[m], n); });
+    this->template keep_real<M>(tile, z);
+    this->template narrow_rows<M>(tile, z, to);
   }
 };
 

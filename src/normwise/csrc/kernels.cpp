@@ -12,21 +12,21 @@ namespace normwise { namespace NORMWISE_ISA {
 namespace {
 
 // Bytes up to which runs are worked on beside each other, in the order of memory, where they have
-// at most twice as many neighbours as there are rows: one by one, each touches a bit of many pages.
-// Where statistics are given, all go in the order of memory.
+// at most four times as many neighbours as there are rows: one by one, each touches a bit of many
+// pages. Where nothing is summed, as statistics are given, all go in the order of memory.
 constexpr i64 BIT = 1024;
 
 // Whether the neighbours in memory belong to different statistics, or to runs too short to
 // be worked on one by one.
-bool is_across(const Form& form) {
+bool is_across(const Form& form, bool sums) {
   const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
   const bool several = form.A > 1 && (form.K > 1 || form.A > form.Q);
-  const bool bits = !form.given && form.Q <= 2 * form.A && form.Q * form.size() <= BIT;
-  return one_row && several && (form.Q < (form.given ? 16 : 32) || bits);
+  const bool bits = sums && form.Q <= 4 * form.A && form.Q * form.size() <= BIT;
+  return one_row && several && (form.Q < 32 || bits);
 }
 
 template <class S> void forward_of(const Form& form, const Forward& call, int threads) {
-  if (is_across(form)) {
+  if (is_across(form, !form.given)) {
     ColumnsForward<S>(form, call, threads).forward(call);
   } else {
     RunsForward<S>(form, call, threads).forward(call);
@@ -34,12 +34,14 @@ template <class S> void forward_of(const Form& form, const Forward& call, int th
 }
 
 template <class S> void backward_of(const Form& form, const Backward& call, int threads) {
-  if (is_across(form)) {
+  if (is_across(form, true)) {
     ColumnsBackward<S>(form, call, threads).backward(call);
   } else {
     RunsBackward<S>(form, call, threads).backward(call);
   }
 }
+
+bool is_across(const Form& form) { return is_across(form, !form.given); }
 
 void forward(const Form& form, const Forward& call, int threads) {
   switch (form.number) {

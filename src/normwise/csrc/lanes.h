@@ -4,6 +4,7 @@
 // the sum of a short run; so the registers are named here, with the compilers' vector types.
 #pragma once
 #include "numbers.h"
+#include <type_traits>
 #include <utility>
 
 namespace normwise { namespace NORMWISE_ISA {
@@ -16,18 +17,16 @@ constexpr int REGISTER = 32;
 constexpr int REGISTER = 16;
 #endif
 
-template <class R> struct Lanes;
+constexpr int LEAST = 16;  // bytes of the smallest register, which all machines have
+
 #ifdef __GNUC__  // and Clang
-template <> struct Lanes<float> {
-  typedef float Vector __attribute__((vector_size(REGISTER)));
-  typedef std::int32_t Count __attribute__((vector_size(REGISTER)));
-};
-template <> struct Lanes<double> {
-  typedef double Vector __attribute__((vector_size(REGISTER)));
-  typedef std::int64_t Count __attribute__((vector_size(REGISTER)));
+template <class R, int BYTES = REGISTER> struct Lanes {
+  typedef R Vector __attribute__((vector_size(BYTES)));
+  typedef std::conditional_t<sizeof(R) == 8, std::int64_t, std::int32_t> Count
+      __attribute__((vector_size(BYTES)));
 };
 #else
-template <class R> struct Lanes { using Vector = R; using Count = R; };
+template <class R, int BYTES = REGISTER> struct Lanes { using Vector = R; using Count = R; };
 #endif
 
 // M of a kind, in registers where they can be.
@@ -45,8 +44,8 @@ template <class R> struct One {
   void put(R* p, Value v) const { p[i] = v; }
   void fetch(const R*) const {}
 };
-template <class R> struct Full {
-  using Value = typename Lanes<R>::Vector;
+template <class R, int BYTES = REGISTER> struct Full {
+  using Value = typename Lanes<R, BYTES>::Vector;
   i64 i;
   Value operator()(const R* p) const {
     Value v;
@@ -80,8 +79,8 @@ inline Vector spread(const Vector& v, std::index_sequence<I...> lanes) {
 }
 
 // The sum of the lanes of each of M registers: two become one, until there is one left.
-template <class R, int M>
-NORMWISE_INLINE void across(typename Lanes<R>::Vector (&v)[M], R (&sums)[M]) {
+template <class R, int M, class Vector>
+NORMWISE_INLINE void across(Vector (&v)[M], R (&sums)[M]) {
   constexpr int N = sizeof(v[0]) / sizeof(R), W = M < N ? M : N;
   static_assert(M % W == 0 && (W & (W - 1)) == 0, "registers are folded in pairs");
   constexpr auto lanes = std::make_index_sequence<N>();
@@ -135,16 +134,18 @@ template <int K, class R, class F> NORMWISE_INLINE void reduce(i64 n, R (&sums)[
   }
 }
 
-// f(at) at each of n indices once, a register at a time and the last few one by one. What is
-// captured by value stays in registers; what is captured by reference is read again each time.
-template <class R, class F> NORMWISE_INLINE void walk(i64 n, F f) {
-  i64 i = 0;
+// f(at) at each of the indices from i to n once, a register at a time and what is left by halves
+// of one. What is captured by value stays in registers; by reference, it is read again each time.
+template <class R, int BYTES = REGISTER, class F>
+NORMWISE_INLINE void walk_from(i64 i, i64 n, F f) {
 #ifdef __GNUC__
-  constexpr i64 N = sizeof(typename Lanes<R>::Vector) / sizeof(R);
-  for (; i + N <= n; i += N) f(Full<R>{i});
+  constexpr i64 N = BYTES / sizeof(R);
+  for (; i + N <= n; i += N) f(Full<R, BYTES>{i});
+  if constexpr (BYTES > LEAST) return walk_from<R, BYTES / 2>(i, n, f);
 #endif
   for (; i < n; ++i) f(One<R>{i});
 }
+template <class R, class F> NORMWISE_INLINE void walk(i64 n, F f) { walk_from<R>(0, n, f); }
 
 // The same where f may see an index twice, as it reads nothing that it writes: the last register
 // full lies over the one before.
@@ -160,27 +161,33 @@ template <class R, class F> NORMWISE_INLINE void map(i64 n, F f) {
   for (i64 i = 0; i < n; ++i) f(One<R>{i});
 }
 
-// The same, and the sums of K terms on the way: those of many, each a chain of its own.
-template <int K, class R, class F> NORMWISE_INLINE void walk(i64 n, R (&sums)[K], F f) {
-  for (int k = 0; k < K; ++k) sums[k] = R(0);
-  i64 i = 0;
+// The same, and the sums of K terms on the way, added to `sums`: those of many, each a chain of
+// its own.
+template <int K, class R, int BYTES = REGISTER, class F>
+NORMWISE_INLINE void walk_from(i64 i, i64 n, R (&sums)[K], F f) {
 #ifdef __GNUC__
-  using Vector = typename Lanes<R>::Vector;
-  constexpr i64 N = sizeof(Vector) / sizeof(R);
-  if (n >= N) {
-    Vector totals[K] = {}, terms[K];
-    for (; i + N <= n; i += N) {
-      f(Full<R>{i}, terms);
+  constexpr i64 N = BYTES / sizeof(R);
+  if (i + N <= n) {
+    typename Lanes<R, BYTES>::Vector totals[K], terms[K];
+    f(Full<R, BYTES>{i}, totals);
+    for (i += N; i + N <= n; i += N) {
+      f(Full<R, BYTES>{i}, terms);
       for (int k = 0; k < K; ++k) totals[k] += terms[k];
     }
-    across<R>(totals, sums);
+    R more[K];
+    across<R>(totals, more);
+    for (int k = 0; k < K; ++k) sums[k] += more[k];
   }
+  if constexpr (BYTES > LEAST) return walk_from<K, R, BYTES / 2>(i, n, sums, f);
 #endif
-  for (; i < n; ++i) {
-    R terms[K];
+  for (R terms[K]; i < n; ++i) {
     f(One<R>{i}, terms);
     for (int k = 0; k < K; ++k) sums[k] += terms[k];
   }
+}
+template <int K, class R, class F> NORMWISE_INLINE void walk(i64 n, R (&sums)[K], F f) {
+  for (int k = 0; k < K; ++k) sums[k] = R(0);
+  walk_from(0, n, sums, f);
 }
 
 }}  // namespace normwise::NORMWISE_ISA
