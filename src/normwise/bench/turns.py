@@ -34,6 +34,7 @@ def contest(case: Case) -> Row:
     Every ratio is the median over rounds of the ratio within a round.
     """
     rounds = _ROUNDS_OF_LARGE if case.input_bytes > _LARGE_BYTES else _ROUNDS
+    _have_memory_kept()
     with _quiet(), torch.set_grad_enabled(case.backward):
         calls = contestants(case)
         with watch() as watched:
@@ -62,6 +63,16 @@ def contest(case: Case) -> Row:
         "kernel": "; ".join(f"{call.kernel}, {call.reason}" for call in watched),
         "failed": failed,
     }
+
+
+def _have_memory_kept() -> None:
+    """Let the C library keep what is freed, as it does in any process that trains for a while.
+
+    glibc gives freed memory back to the system beyond twice the largest block, of up to 32 MB,
+    that was freed before. Until there was one, tensors of 8 MB are had anew in some steps and not
+    in others, and what that costs is more than the norm of any contestant.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _failure(call: Callable[[], object]) -> str | None:
