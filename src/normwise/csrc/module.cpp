@@ -1,5 +1,5 @@
-// The Python module: sizes and strides in, and tensors, of which nothing but the address is asked.
-#include "call.h"
+// The Python module: sizes and strides in, and tensors, of which kernels are told the address.
+#include "calls.h"
 #include "pages.h"
 #include "remember.h"
 
@@ -128,17 +128,29 @@ struct Plan {
   }
 };
 
-bool remember_batch(std::array<i64, 5> where, bool cumulative, bool from_first_batch,
-                    int nonfinite, double momentum, double elements, nb::handle moments,
-                    bool wide_moments, const nb::tuple& remembered, bool wide_buffers) {
-  const Policy policy{cumulative, from_first_batch, Nonfinite(nonfinite), momentum};
-  const Batch batch{address(moments), where[0], where[1], where[2], where[3], where[4], elements};
-  const auto [mean, var, batches] = addresses<3>(remembered);
-  const Buffers buffers{mean, var, static_cast<i64*>(batches)};
-  const auto run = wide_moments ? (wide_buffers ? remember<double, double> : remember<double, float>)
-                                : (wide_buffers ? remember<float, double> : remember<float, float>);
-  return run(policy, batch, buffers);
-}
+// How the moments of batches go into running statistics of the same kind.
+struct Taking {
+  Policy policy;
+  Batch batch;
+  bool wide_moments, wide_buffers;
+
+  Taking(std::array<i64, 5> where, bool cumulative, bool from_first_batch, int nonfinite,
+         double momentum, double elements, bool wide_moments, bool wide_buffers)
+      : policy{cumulative, from_first_batch, Nonfinite(nonfinite), momentum},
+        batch{nullptr, where[0], where[1], where[2], where[3], where[4], elements},
+        wide_moments(wide_moments), wide_buffers(wide_buffers) {}
+
+  bool take(nb::handle moments, const nb::tuple& remembered) const {
+    Batch now = batch;
+    now.moments = address(moments);
+    const auto [mean, var, batches] = addresses<3>(remembered);
+    const Buffers buffers{mean, var, static_cast<i64*>(batches)};
+    const auto run = wide_moments
+                         ? (wide_buffers ? remember<double, double> : remember<double, float>)
+                         : (wide_buffers ? remember<float, double> : remember<float, float>);
+    return run(policy, now, buffers);
+  }
+};
 
 }  // namespace
 
@@ -154,8 +166,15 @@ NB_MODULE(_native, module) {
       .def("backward", &Plan::backward, nb::arg("gradient"), nb::arg("operands"),
            nb::arg("moments").none(), nb::arg("found"), nb::arg("threads"))
       .def("is_across", [](const Plan& plan) { return chosen.is_across(plan.form); });
+  nb::class_<Taking>(module, "Taking", "How moments go into running statistics.")
+      .def(nb::init<std::array<i64, 5>, bool, bool, int, double, double, bool, bool>())
+      .def("take", &Taking::take, nb::arg("moments"), nb::arg("remembered"));
+  nb::class_<Calls>(module, "Calls", "The calls that a layer has made, and what each came to.")
+      .def(nb::init<>())
+      .def("find", &Calls::find, nb::arg("tensors"))
+      .def("note", &Calls::note, nb::arg("tensors"), nb::arg("outcome"))
+      .def("__len__", &Calls::size);
   module.doc() = "The CPU kernels: sizes, strides and addresses of tensors in, nothing of torch.";
-  module.def("remember", &remember_batch);
   module.def("use", &use, nb::arg("name") = "",
              "Take the kernels for this instruction set, or the best the machine runs.");
   module.def("in_use", [] { return std::string(chosen.name); }, "The instruction set in use.");

@@ -15,7 +15,7 @@ from normwise.axes import Fitted, Scheme
 from normwise.checks import check_averaged, check_floating, check_residual, whole_number
 from normwise.errors import NormError, describe
 from normwise.layers.padding import full_mask, is_padding
-from normwise.ops import Stored, again, forget, known_of, normalize
+from normwise.ops import Recurring, Stored, Tensors, again, forget, known_of, normalize
 from normwise.reference import Moments, finish, scale
 from normwise.running import Remembered, recall
 
@@ -152,7 +152,7 @@ class Normalization(torch.nn.Module):
             activation=self.activation,
             residual=residual,
             keeps=self.remembers,
-            owner=self if self._recurs() else None,
+            recurring=self._recurring(x),
         )
         if given is None:
             self.check_elements(x, moments.elements)
@@ -160,35 +160,36 @@ class Normalization(torch.nn.Module):
                 self.remember(moments, fitted)
         return y
 
-    def _recurs(self) -> bool:
-        """Whether what is decided now holds for all calls with an x like this one."""
-        return (
+    def _recurring(self, x: Tensor) -> Recurring | None:
+        """What holds for all calls like this one; None where another may come to another end."""
+        tensors = self._tensors(x)
+        recurs = (
             not torch.compiler.is_compiling()
             and not is_padding()
             and type(self).normalized is Normalization.normalized
             and self.given_from_buffers()
-            and self._held("weight") is self.weight
-            and self._held("bias") is getattr(self, "bias", None)
+            and tensors[1] is self.weight
+            and tensors[2] is getattr(self, "bias", None)
         )
+        return Recurring(self, tensors) if recurs else None
 
-    def _held(self, name: str) -> Tensor | None:
-        """A parameter, or the buffer that a frozen layer has in its place."""
-        found = self._parameters.get(name)  # a third of the time of getattr
-        return self._buffers.get(name) if found is None else found
+    def _tensors(self, x: Tensor) -> Tensors:
+        """x, and whatever the layer has that its result can come from, used or not."""
+        parameters, buffers = self._parameters, self._buffers  # a third of the time of getattr
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        return (
+            x,
+            buffers.get("weight") if weight is None else weight,  # as a frozen layer has them
+            buffers.get("bias") if bias is None else bias,
+            buffers.get("running_mean"),
+            buffers.get("running_var"),
+            buffers.get("num_batches_tracked"),
+        )
 
     def _again(self, x: Tensor) -> Tensor | None:
         """The result for x, if there was a call like this one since the layer last changed."""
         known = known_of(self)
-        if known is None or is_padding():
-            return None
-        remembered, keeps = self.remembered(), self.remembers
-        mean, var = (None, None) if remembered is None else remembered[:2]
-        found = again(known, x, self._held("weight"), self._held("bias"), mean, var, keeps)
-        if found is None:
-            return None
-        if keeps:
-            self.remember(found[1], self.scheme.pattern.fit(x.dim()))
-        return found[0]
+        return None if known is None or is_padding() else again(known, self._tensors(x))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from normwise.axes import Fitted
 from normwise.layers.base import Normalization
-from normwise.ops import Stored, remember
+from normwise.ops import Recurring, Stored, remember
 from normwise.reference import Moments, measured, wide
 from normwise.running import OnNonfinite, Remembered, Running, recall
 
@@ -110,6 +110,14 @@ class Remembering(WideStatistics):
         remembered = self._remembered()
         if self.remembers and remembered is not None:
             remember(self._policy(), remembered, moments, fitted)
+
+    def _recurring(self, x: Tensor) -> Recurring | None:
+        recurring, own = super()._recurring(x), type(self)
+        if recurring is None or not self.remembers:
+            return recurring
+        if own.remember is not Remembering.remember or own.remembers is not Remembering.remembers:
+            return None
+        return recurring._replace(policy=self._policy(), remembered=self._remembered())
 
     def _remembered(self) -> Remembered | None:
         buffers = self._buffers  # a third of the time of `self.running_mean`, which goes by names

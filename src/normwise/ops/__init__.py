@@ -7,7 +7,7 @@ torch in `library`), what torch itself has (`stock`), or the formula. `dispatch`
 and functions call, and `together` where processes share their statistics.
 """
 
-from normwise.ops.again import again, forget, known_of
+from normwise.ops.again import Recurring, Tensors, again, forget, known_of
 from normwise.ops.dispatch import normalize, remember
 from normwise.ops.plan import Stored
 from normwise.ops.together import normalize_together
@@ -15,7 +15,9 @@ from normwise.ops.watching import Call, watch
 
 __all__ = [
     "Call",
+    "Recurring",
     "Stored",
+    "Tensors",
     "again",
     "forget",
     "known_of",

@@ -1,51 +1,83 @@
-"""A call like an earlier one: what was decided then is found by one look into a table.
+"""A call like an earlier one: what was decided then is found by one look.
 
 To check a small tensor and to find its way through memory takes longer than to normalize it.
-A layer that was called before with such an x, without a mask and a residual, is asked nothing
-but whether its tensors are still of the same kind. `forget` is to be called when the layer changes.
+A layer that was called before with such tensors, without a mask and a residual, is asked
+nothing more. `forget` is to be called when the layer changes.
 """
 
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
 
-from normwise.ops.choice import PLAIN, between
+from normwise.ops import choice
+from normwise.ops.choice import between
 from normwise.ops.gradients import run
+from normwise.ops.native import NativePlan, Taking, library, taking
 from normwise.ops.operands import Operands
-from normwise.ops.plan import Plan, Stored
+from normwise.ops.plan import Stored
 from normwise.ops.watching import watchers
+from normwise.running import Remembered, Running
 
-Kind = tuple[torch.Size, tuple[int, ...], torch.dtype]
+_Maybe = Tensor | None
+# x, weight, bias, and what is remembered: mean, variance and number of batches.
+Tensors = tuple[Tensor, _Maybe, _Maybe, _Maybe, _Maybe, _Maybe]
+
+
+class Recurring(NamedTuple):
+    """A layer for which what is decided now holds until it changes.
+
+    owner       the layer
+    tensors     x, and all that the layer has, whether it is used or not
+    policy      how it remembers the batch; None where it does not
+    remembered  what it remembers it in
+    """
+
+    owner: object
+    tensors: Tensors
+    policy: Running | None = None
+    remembered: Remembered | None = None
 
 
 class Known(NamedTuple):
-    """A call that was made: its plan, and the dtypes of weight and bias, None where none was."""
+    """What a call came to: its plan, and how the batch was remembered, if it was."""
 
-    plan: Plan
-    weight: torch.dtype | None
-    bias: torch.dtype | None
+    plan: NativePlan
+    taking: Taking | None
 
 
-_KNOWN: dict[int, dict[Kind, Known]] = {}  # by the owner's id, as long as it lives
+_KNOWN: dict[int, Any] = {}  # the `Calls` of a layer, by its id, as long as it lives
 _OWNERS: dict[int, weakref.ref[object]] = {}
-_MOST = 64  # kinds of x for each owner: lengths that never repeat must not fill the memory
 
 
-def note(owner: object, plan: Plan, of: Operands) -> None:
-    """Keep what a call of `owner` came to."""
+def note(recurring: Recurring, plan: NativePlan, of: Operands, stored: Stored) -> None:
+    """Keep what a call came to, where the kernels took the layer's tensors as they are."""
+    owner, tensors, policy, remembered = recurring
+    weight, bias, mean, var = tensors[1:5]
+    used = [(weight, of.weight), (bias, of.bias)]
+    if plan.given is not None:
+        used += [(mean, of.mean), (var, of.var)]
+    if not all(_is_same(one, other) for one, other in used):
+        return
+    takes = None
+    if policy is not None and remembered is not None:
+        takes = taking(policy, remembered, stored, plan.formula.scheme.pattern.fit(of.x.dim()))
+        if takes is None:
+            return
     key = id(owner)
     if key not in _OWNERS:
         _OWNERS[key] = weakref.ref(owner, lambda _: _drop(key))
-    known = _KNOWN.setdefault(key, {})
-    if len(known) >= _MOST:
-        known.clear()
-    x, weight, bias = of[:3]
-    known[x.shape, x.stride(), x.dtype] = Known(
-        plan, None if weight is None else weight.dtype, None if bias is None else bias.dtype
-    )
+    known = known_of(owner)
+    if known is None:
+        known = _KNOWN[key] = library().Calls()
+    known.note(tensors, Known(plan, takes))
+
+
+def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are one memory, whatever their shapes."""
+    if one is None or other is None:
+        return one is other
+    return one.data_ptr() == other.data_ptr() and one.dtype == other.dtype
 
 
 def forget(owner: object) -> None:
@@ -58,52 +90,25 @@ def _drop(key: int) -> None:
     _OWNERS.pop(key, None)
 
 
-def known_of(owner: object) -> dict[Kind, Known] | None:
-    """What is kept for `owner`, if anything is."""
+def known_of(owner: object) -> Any:
+    """The calls that are kept for `owner`, if there are any."""
     return _KNOWN.get(id(owner))
 
 
-def again(
-    known: dict[Kind, Known],
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    keeps: bool,
-) -> tuple[Tensor, Stored] | None:
-    """y and the moments, as far as `keeps` asks for them; None where no earlier call was alike."""
-    if type(x) not in PLAIN or x.layout is not torch.strided or watchers or between():
+def again(known: Any, tensors: Tensors) -> Tensor | None:
+    """y, and the batch remembered; None where no earlier call was alike."""
+    if watchers or between() or choice.FORCED not in (None, "native"):
         return None
-    found = known.get((x.shape, x.stride(), x.dtype))
-    if found is None or not x.is_cpu or x.is_neg() or is_functorch_wrapped_tensor(x):
+    found = known.find(tensors)
+    if found is None:
         return None
-    plan = found.plan
-    if not _is_like(weight, found.weight, plan.weights) or not _is_like(
-        bias, found.bias, plan.weights
-    ):
-        return None
+    plan, takes = found
+    x, weight, bias, mean, var, batches = tensors
     if plan.given is None:
-        mean = var = None
-    elif (
-        var is None
-        or not _is_like(var, plan.wide, plan.given)
-        or not _is_like(mean, plan.wide if plan.formula.scheme.centres else None, plan.given)
-    ):
-        return None
-    y, kept = run(plan, Operands(x, weight, bias, None, None, mean, var), keeps)
-    return y, Stored(kept, plan.elements)
-
-
-def _is_like(t: Tensor | None, dtype: torch.dtype | None, elements: int) -> bool:
-    """Whether t is of this dtype and contiguous, and nothing stands before its memory."""
-    if t is None:
-        return dtype is None
-    return (
-        t.dtype is dtype
-        and t.numel() == elements
-        and type(t) in PLAIN
-        and t.is_cpu
-        and t.is_contiguous()
-        and not t.is_neg()
-    )
+        of = Operands(x, weight, bias)
+    else:
+        of = Operands(x, weight, bias, None, None, mean, var)
+    y, moments = run(plan, of, takes is not None)
+    if takes is not None:
+        takes(moments, mean, var, batches)
+    return y

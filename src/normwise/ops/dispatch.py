@@ -7,11 +7,11 @@ from torch import Tensor
 
 from normwise.axes import Fitted, Scheme
 from normwise.ops import choice, stock, triton
-from normwise.ops.again import note
+from normwise.ops.again import Recurring, note
 from normwise.ops.choice import Kernel, kernels_for, obstacle, plans
 from normwise.ops.gradients import run
 from normwise.ops.library import packed
-from normwise.ops.native import NUMBERS, library
+from normwise.ops.native import NUMBERS, NativePlan, library
 from normwise.ops.native import remember as remember_natively
 from normwise.ops.operands import Operands
 from normwise.ops.plan import Formula, Stored, elements_of, plan, readable
@@ -41,12 +41,12 @@ def normalize(
     activation: str | None = None,
     residual: Tensor | None = None,
     keeps: bool = True,
-    owner: object = None,
+    recurring: Recurring | None = None,
 ) -> tuple[Tensor, Moments | Stored]:
     """What `reference.normalize` computes, by the fastest kernel that computes it right.
 
     keeps  whether the moments will be asked for; if not, there may be none
-    owner  who may call `again` for an x like this one
+    recurring  who may call `again` for an x like this one
     """
     formula = Formula(scheme, sizes or {}, eps, activation)
     of = Operands(x, weight, bias, residual, mask)
@@ -59,7 +59,7 @@ def normalize(
         if hindrance is None and _is_small(formula, of, given, keeps):
             hindrance = f"below {SMALL_ON_GPU} elements a call of torch's own takes less time"
         if hindrance is None:
-            return _planned(kernel, formula, of, given, keeps, owner)
+            return _planned(kernel, formula, of, given, keeps, recurring)
         kernel = "reference" if x.is_cpu else "torch"
     if kernel == "torch" and not stock.fits(formula, x, mask, given, keeps):
         kernel = "reference"
@@ -102,7 +102,7 @@ def _planned(
     of: Operands,
     given: Moments | None,
     keeps: bool,
-    owner: object,
+    recurring: Recurring | None,
 ) -> tuple[Tensor, Moments | Stored]:
     of = readable(of, given, formula)
     way = plan(plans(kernel), formula, of)
@@ -111,15 +111,16 @@ def _planned(
         for calls in watchers:
             calls.append(Call("reference", unfit))
         return formula.by_reference(of, given)
-    alone = of.mask is None and of.residual is None
-    if owner is not None and alone and way.elements > 1 and of.x.is_cpu:
-        note(owner, way, of)
     for calls in watchers:
         calls.append(Call(kernel, way.describe()))
     y, kept = run(way, of, keeps)
     # How many a mask leaves is known only where it was kept.
     elements = way.elements if of.mask is None or kept is not None else 0
-    return y, given or Stored(kept, elements)
+    stored = Stored(kept, elements)
+    alone = of.mask is None and of.residual is None
+    if recurring is not None and alone and way.elements > 1 and isinstance(way, NativePlan):
+        note(recurring, way, of, stored)
+    return y, given or stored
 
 
 def _compiled(formula: Formula, of: Operands, given: Moments | None) -> tuple[Tensor, Moments]:

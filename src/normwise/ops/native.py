@@ -11,7 +11,7 @@ from torch import Tensor
 from normwise.axes import Fitted
 from normwise.ops.form import Form, Operand
 from normwise.ops.operands import Four, Operands
-from normwise.ops.plan import Plan, Stored, batch_of, like
+from normwise.ops.plan import Batch, Plan, Stored, batch_of, like
 from normwise.reference import ACTIVATIONS
 from normwise.running import OnNonfinite, Remembered, Running
 
@@ -110,24 +110,51 @@ def _five(operand: Operand) -> tuple[int, int, int, int, int]:
 _NONFINITE = get_args(OnNonfinite)
 
 
-def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:
-    """`policy.update` by one pass over what the kernels left; False where it cannot be done so."""
+class Taking:
+    """How a batch's moments, as the kernels leave them, go into running statistics.
+
+    Decided once for tensors of their kinds.
+    """
+
+    __slots__ = ("counts", "native", "policy")
+
+    def __init__(
+        self, policy: Running, batch: Batch, moments: Tensor, stored: Stored, of: Remembered
+    ) -> None:
+        self.policy = policy
+        self.counts = of.batches is not None
+        self.native = library().Taking(
+            batch,
+            policy.average == "cumulative",
+            policy.start == "first-batch",
+            _NONFINITE.index(policy.on_nonfinite),
+            policy.momentum,
+            -1.0 if stored.counted else stored.elements,
+            moments.dtype is torch.float64,
+            of.var.dtype is torch.float64,
+        )
+
+    def __call__(self, moments: Tensor, mean: Tensor | None, var: Tensor, batches: Any) -> None:
+        remembered = (mean, var, batches if self.counts else None)
+        if not self.native.take(moments, remembered):
+            raise self.policy.refusal()
+        torch._C._increment_version([t for t in remembered if t is not None])
+
+
+def taking(
+    policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted
+) -> Taking | None:
+    """How `policy.update` is done by one pass over what the kernels left; None if it cannot be."""
     batch, moments = batch_of(policy, remembered, stored, fitted), stored.tensor
     if batch is None or moments is None:
+        return None
+    return Taking(policy, batch, moments, stored, remembered)
+
+
+def remember(policy: Running, remembered: Remembered, stored: Stored, fitted: Fitted) -> bool:
+    """`policy.update` by the kernels; False where it cannot be done so."""
+    takes = taking(policy, remembered, stored, fitted)
+    if takes is None or stored.tensor is None:
         return False
-    taken = library().remember(
-        batch,
-        policy.average == "cumulative",
-        policy.start == "first-batch",
-        _NONFINITE.index(policy.on_nonfinite),
-        policy.momentum,
-        -1.0 if stored.counted else stored.elements,
-        moments,
-        moments.dtype is torch.float64,
-        remembered,
-        remembered.var.dtype is torch.float64,
-    )
-    if not taken:
-        raise policy.refusal()
-    torch._C._increment_version([b for b in remembered if b is not None])
+    takes(stored.tensor, *remembered)
     return True
