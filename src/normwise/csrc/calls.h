@@ -18,6 +18,7 @@ namespace nb = nanobind;
 namespace dlpack {
 
 constexpr std::int32_t CPU = 1;
+constexpr std::uint8_t WHOLE = 0;
 
 struct Tensor {
   void* data;
@@ -42,7 +43,7 @@ struct Torch {
   nb::object tensor = nb::module_::import_("torch").attr("Tensor");
   nb::object parameter = nb::module_::import_("torch.nn").attr("Parameter");
   nb::object is_neg = tensor.attr("is_neg");
-  nb::object requires_grad = nb::str("requires_grad");
+  nb::object requires_grad = nb::steal(PyUnicode_InternFromString("requires_grad"));
   const dlpack::Exchange* exchange = nullptr;
 
   Torch() {
@@ -136,7 +137,9 @@ class Calls {
         PyErr_Clear();  // what has no memory says so
         return false;
       }
-      if (out[i].device != dlpack::CPU || !out[i].data || is(torch.is_neg(tensor))) return false;
+      if (out[i].device != dlpack::CPU || !out[i].data) return false;
+      if (out[i].code == dlpack::WHOLE) continue;  // with neither a sign to come nor a gradient
+      if (is(torch.is_neg(tensor))) return false;
       if (i >= REMEMBERED && is(tensor.attr(torch.requires_grad))) return false;
     }
     return true;

@@ -13,21 +13,8 @@ from normwise.reference import Moments
 from normwise.running import Remembered, recall
 
 
-class _Rest:
-    """What a call of the kernels takes beside that which has gradients, and the moments it leaves.
-
-    One argument in place of many: autograd looks at each, there and back.
-    """
-
-    __slots__ = ("moments", "of", "plan")
-
-    def __init__(self, plan: Plan, of: Operands) -> None:
-        self.plan, self.of = plan, of
-        self.moments: Tensor | None = None  # as an output they would cost 3 µs
-
-
 class Normalize(torch.autograd.Function):
-    """One call of the kernels whose result has a gradient.
+    """What a call of the kernels came to, as a result that has a gradient.
 
     Kept for the backward pass are the input, the statistics and what the activation
     needs to be taken back: no copy of x, in no other precision.
@@ -40,14 +27,14 @@ class Normalize(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        rest: _Rest,
+        call: tuple[Plan, Operands, Tensor, Tensor | None],
     ) -> Tensor:
-        plan, of = rest.plan, rest.of
-        y, moments = plan.forward(of, of.var is None)
+        # One argument beside those with gradients: autograd looks at each, there and back.
+        plan, of, y, moments = call
         if plan.formula.activation is None and residual is not None:
             of = of._replace(residual=None)
         ctx.save_for_backward(*of, moments)
-        ctx.plan, rest.moments = plan, moments
+        ctx.plan = plan
         return y
 
     @staticmethod
@@ -74,15 +61,16 @@ _apply: Any = super(torch.autograd.Function, Normalize).apply
 def run(plan: Plan, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
     """`plan.forward`, with a gradient where one can be asked for; the moments have none."""
     x, weight, bias, residual, _, _, var = of
-    if torch.is_grad_enabled() and (
+    graded = torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
-    ):
-        rest = _Rest(plan, of)
-        return _apply(x, weight, bias, residual, rest), rest.moments
-    return plan.forward(of, keeps and var is None)
+    )
+    y, moments = plan.forward(of, (keeps or graded) and var is None)
+    if graded:
+        y = _apply(x, weight, bias, residual, (plan, of, y, moments))
+    return y, moments
 
 
 def by_formula(

@@ -44,6 +44,8 @@ class NativePlan(Plan):
 
     def _prepare(self, walk: Form, x: Tensor, weight: torch.dtype, given: bool) -> None:
         self.one_thread = x.numel() <= ONE_THREAD
+        # Half the time of a tensor of these sizes goes into reading them.
+        self.moments_alike = torch.empty((), dtype=self.wide).expand(self.moments)
         self.native = library().Plan(
             walk.sizes,
             _four(walk.x),
@@ -74,7 +76,7 @@ class NativePlan(Plan):
 
     def forward(self, of: Operands, keeps: bool) -> tuple[Tensor, Tensor | None]:
         y, of = self._laid_out(of)
-        moments = torch.empty(self.moments, dtype=self.wide) if keeps else None
+        moments = torch.empty_like(self.moments_alike) if keeps else None
         self.native.forward(of, y, moments, self._threads())
         return y, moments
 
