@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 import normwise as nw
-from normwise.ops import again, known_of
+from normwise.ops import again, choice, known_of
 from tolerances import assert_close
 
 MAKE: dict[str, Callable[[], Any]] = {
@@ -129,8 +131,9 @@ def test_a_change_of_the_layer_is_seen(name, change):
         drawn(2).bfloat16(),
         drawn(2, 3, 7, 4).mT,
         torch.complex(torch.zeros(3, 4, 7), -drawn(2)).conj().imag,
+        torch._neg_view(-drawn(2)),
     ],
-    ids=["sizes", "double", "bfloat16", "strides", "negated"],
+    ids=["sizes", "double", "bfloat16", "strides", "imaginary", "negated"],
 )
 def test_another_kind_of_x_is_seen(name, x):
     layer = made(name)
@@ -139,6 +142,82 @@ def test_another_kind_of_x_is_seen(name, x):
     assert not found(layer, x)
     fresh = copy.deepcopy(layer)
     assert torch.equal(layer(x), fresh(x))
+
+
+@pytest.mark.parametrize("x", [None, [1.0], torch.ones(3, 4, 7).to_sparse()], ids=type)
+def test_what_no_layer_takes_is_refused_as_at_first(x):
+    layer = made("group")
+    for _ in range(2):
+        layer(drawn(0))
+    with pytest.raises((nw.NormError, RuntimeError)) as later:
+        layer(x)
+    with pytest.raises(later.type) as first:
+        made("group")(x)
+    assert str(later.value) == str(first.value)
+
+
+BUFFERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "in double precision": lambda t: t.double(),
+    "strided": lambda t: torch.stack([t, t], 1)[:, 0],
+    "negated": lambda t: torch._neg_view(-t),
+    "with a gradient": lambda t: t.clone().requires_grad_(),
+    "of a class of its own": lambda t: torch.nn.Parameter(t).as_subclass(Named),
+}
+
+
+class Named(Tensor):
+    """A tensor that is no plain one."""
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", ["running_mean", "running_var"])
+@pytest.mark.parametrize("kind", BUFFERS)
+def test_another_kind_of_what_is_remembered_is_seen(kind, name, training):
+    layer, x = made("batch").train(training), drawn(2)
+    for _ in range(2):
+        layer(drawn(0))
+    layer._buffers[name] = BUFFERS[kind](layer._buffers[name])
+    with torch.no_grad():
+        fresh = nw.BatchNorm1d(4).train(training)
+        fresh.load_state_dict(layer.state_dict())
+        calls = len(known_of(layer))
+        assert_close(layer(x), fresh(x))
+    for key, value in layer.state_dict().items():
+        torch.testing.assert_close(
+            value.as_subclass(Tensor), fresh.state_dict()[key], check_dtype=False
+        )
+    assert kind == "in double precision" or len(known_of(layer)) == calls
+
+
+@pytest.mark.parametrize("name", ["batch", "batch that counts", "instance"])
+def test_autograd_hears_that_statistics_are_taken_in(name):
+    layer = made(name)
+    layer(drawn(0))
+    statistics = [layer.running_mean, layer.running_var, layer.num_batches_tracked]
+    before = [t._version for t in statistics]
+    assert found(layer, drawn(2))
+    moved = [now._version - then for now, then in zip(statistics, before, strict=True)]
+    assert moved == [1, 1, int(name != "instance")]
+    assert int(layer.num_batches_tracked) == (0 if name == "instance" else 2)
+
+
+def test_a_batch_that_is_refused_is_refused_again():
+    layer, bad = nw.BatchNorm1d(4, on_nonfinite="raise"), drawn(2).fill_(torch.inf)
+    layer(drawn(0))
+    before = copy.deepcopy(layer.state_dict())
+    for _ in range(2):
+        with pytest.raises(nw.NormError, match="are not finite"):
+            layer(bad)
+    for key, value in layer.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_kernels_that_are_forced_meanwhile_are_seen(monkeypatch):
+    layer, x = made("batch"), drawn(2)
+    layer(x)
+    assert found(layer, x)
+    monkeypatch.setattr(choice, "FORCED", "reference")
+    assert not found(layer, x)
 
 
 def test_padding_is_seen():
@@ -227,6 +306,40 @@ def test_a_formula_of_ones_own_is_asked_each_time():
     first = layer(x)
     assert not known_of(layer)
     assert torch.equal(layer(x), first)
+
+
+class Listening(nw.BatchNorm1d):
+    """A layer that looks at what it remembers."""
+
+    def remember(self, moments, fitted):
+        self.heard.append(moments.elements)
+        super().remember(moments, fitted)
+
+
+def test_a_memory_of_ones_own_is_asked_each_time():
+    layer = Listening(4)
+    layer.heard = []
+    for _ in range(3):
+        layer(drawn(2))
+    assert layer.heard == [21, 21, 21]
+
+
+ALONE = """
+import torch
+del torch.Tensor.__dlpack_c_exchange_api__
+import normwise as nw
+layer, fresh, x = nw.BatchNorm1d(4), nw.BatchNorm1d(4), torch.randn(3, 4, 7)
+for _ in range(3):
+    y = layer(x)
+fresh.load_state_dict(layer.state_dict())
+assert layer._again(x) is None
+assert torch.equal(y, fresh(x)), "another result"
+assert int(layer.num_batches_tracked) == 3
+"""
+
+
+def test_where_torch_has_no_table_of_functions_each_call_is_checked():
+    subprocess.run([sys.executable, "-c", ALONE], check=True)
 
 
 def test_an_average_of_one_element_is_refused_each_time():

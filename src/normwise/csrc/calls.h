@@ -129,6 +129,7 @@ class Calls {
     if (!torch.exchange || tensors.size() != COUNT) return false;
     for (std::size_t i = 0; i < COUNT; ++i) {
       const nb::handle tensor = tensors[i];
+      out[i] = dlpack::Tensor{};
       out[i].rank = Kind::NONE;
       if (tensor.is_none()) continue;
       PyObject* const type = tensor.type().ptr();

@@ -217,9 +217,10 @@ def readable(of: Operands, given: Moments | None, formula: Formula) -> Operands:
 def _wide(statistic: Tensor, x: Tensor) -> Tensor:
     """A given statistic as the kernels read it: contiguous, and as wide as they compute."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if statistic.dtype == wide and statistic.is_contiguous() and not statistic.requires_grad:
+    plain = statistic.is_contiguous() and not statistic.requires_grad and not statistic.is_neg()
+    if plain and statistic.dtype == wide:
         return statistic
-    return statistic.detach().to(wide).contiguous()
+    return statistic.detach().to(wide).contiguous().resolve_neg()
 
 
 _Kind = TypeVar("_Kind", bound=Plan)
@@ -301,4 +302,5 @@ def _is_beside(buffer: Tensor, moments: Tensor, dtype: torch.dtype, elements: in
         and buffer.is_contiguous()
         and buffer.get_device() == moments.get_device()
         and not buffer.requires_grad
+        and not buffer.is_neg()
     )
