@@ -1,6 +1,6 @@
 // The calls that a layer has made: of what kinds of tensors, and what each came to.
 //
-// Tensors describe themselves through DLPack's table of functions, which torch has since 2.10:
+// Tensors describe themselves through DLPack's table of functions, if torch has one, as 2.13 has:
 // that takes 40 ns, as much as any one attribute. Without the table no call is found.
 #pragma once
 #include "call.h"
