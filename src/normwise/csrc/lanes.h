@@ -137,7 +137,7 @@ template <int K, class R, class F> NORMWISE_INLINE void reduce(i64 n, R (&sums)[
 // f(at) at each of the indices from i to n once, a register at a time and what is left by halves
 // of one. What is captured by value stays in registers; by reference, it is read again each time.
 template <class R, int BYTES = REGISTER, class F>
-NORMWISE_INLINE void walk_from(i64 i, i64 n, F f) {
+NORMWISE_INLINE void walk_from(i64 i, i64 n, const F& f) {
 #ifdef __GNUC__
   constexpr i64 N = BYTES / sizeof(R);
   for (; i + N <= n; i += N) f(Full<R, BYTES>{i});
@@ -164,7 +164,7 @@ template <class R, class F> NORMWISE_INLINE void map(i64 n, F f) {
 // The same, and the sums of K terms on the way, added to `sums`: those of many, each a chain of
 // its own.
 template <int K, class R, int BYTES = REGISTER, class F>
-NORMWISE_INLINE void walk_from(i64 i, i64 n, R (&sums)[K], F f) {
+NORMWISE_INLINE void walk_from(i64 i, i64 n, R (&sums)[K], const F& f) {
 #ifdef __GNUC__
   constexpr i64 N = BYTES / sizeof(R);
   if (i + N <= n) {
