@@ -169,8 +169,8 @@ NORMWISE_INLINE void walk_from(i64 i, i64 n, R (&sums)[K], const F& f) {
   constexpr i64 N = BYTES / sizeof(R);
   if (i + N <= n) {
     typename Lanes<R, BYTES>::Vector totals[K], terms[K];
-    f(Full<R, BYTES>{i}, totals);
-    for (i += N; i + N <= n; i += N) {
+    for (int k = 0; k < K; ++k) totals[k] = typename Lanes<R, BYTES>::Vector{};
+    for (; i + N <= n; i += N) {
       f(Full<R, BYTES>{i}, terms);
       for (int k = 0; k < K; ++k) totals[k] += terms[k];
     }
