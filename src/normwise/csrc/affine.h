@@ -12,7 +12,7 @@ template <class R> class Affine {
       : scratch_(size(form, weight, bias)) {
     if (!weight && !bias) return;
     this->weight = widened(form, weight, R(1), scratch_);
-    this->bias = widened(form, bias, R(0), scratch_ + form.weights);
+    this->bias = widened(form, bias, R(0), scratch_ ? scratch_ + form.weights : nullptr);
   }
   const R* weight = nullptr;
   const R* bias = nullptr;

@@ -188,25 +188,36 @@ template <class S> class RunsBackward : Runs<S> {
     if (!call.dx) return;
     S* dx = static_cast<S*>(call.dx);
     Written<M> d;
-    for (int m = 0; m < M; ++m) {
-      d[m] = place(dx + at_y(b, m), buffers.z[m].at);
-      each_piece(b, m, by, [&](Standard<R> of, i64 s, i64 i, i64 n, i64 w) NORMWISE_INLINED {
-        const R *here = v[m] + i, *there = g[m] + i;
-        R* to = d[m] + i;
-        const R first = of.rate * means[s].first, second = of.rate * of.rate * means[s].second;
-        if (along) {
-          const R* weight = affine.weight + w;
-          map<R>(n, [=](auto at) {
-            at.put(to, at(there) * at(weight) * of.rate - first -
-                           ((at(here) - of.high) - of.low) * second);
-          });
-        } else {
+    for (int m = 0; m < M; ++m) d[m] = place(dx + at_y(b, m), buffers.z[m].at);
+    if (along) {
+      Several<Standard<R>, M> of;
+      Several<R, M> first, second;
+      for (int m = 0; m < M; ++m) {
+        of[m] = by[m];
+        first[m] = by[m].rate * means[m].first;
+        second[m] = by[m].rate * by[m].rate * means[m].second;
+      }
+      const R* weight = affine.weight + at_weight(b, 0);
+      map<R>(b.n, [=](auto at) {
+        const auto w = at(weight);
+        for (int m = 0; m < M; ++m)
+          at.put(d[m], at(g[m]) * w * of[m].rate - first[m] -
+                           ((at(v[m]) - of[m].high) - of[m].low) * second[m]);
+      });
+    } else {
+      for (int m = 0; m < M; ++m) {
+        each_piece(b, m, by, [&](Standard<R> of, i64 s, i64 i, i64 n, i64 w) NORMWISE_INLINED {
+          const R *here = v[m] + i, *there = g[m] + i;
+          R* to = d[m] + i;
+          const R first = of.rate * means[s].first, second = of.rate * of.rate * means[s].second;
           const R scale = affine.weight ? of.rate * affine.weight[w] : of.rate;
           map<R>(n, [=](auto at) {
             at.put(to, at(there) * scale - first - ((at(here) - of.high) - of.low) * second);
           });
-        }
-      });
+        });
+      }
+    }
+    for (int m = 0; m < M; ++m) {
       keep_real(b, d[m], buffers);
       write(d[m], b.n, dx + at_y(b, m));
     }
