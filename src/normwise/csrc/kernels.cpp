@@ -12,16 +12,18 @@ namespace normwise { namespace NORMWISE_ISA {
 namespace {
 
 // Bytes up to which runs are worked on beside each other, in the order of memory, where they have
-// at most four times as many neighbours as there are rows: one by one, each touches a bit of many
-// pages. Where nothing is summed, as statistics are given, all go in the order of memory.
-constexpr i64 BIT = 1024;
+// at most four times as many neighbours as there are rows, or twice if they are many of 16 bits:
+// one by one, each touches a bit of many pages. Where nothing is summed, as statistics are given,
+// all go in the order of memory.
+constexpr i64 BIT = 1024, MANY = 128;
 
 // Whether the neighbours in memory belong to different statistics, or to runs too short to
 // be worked on one by one.
 bool is_across(const Form& form, bool sums) {
   const bool one_row = form.P == 1 && form.x.k == form.Q && form.y.k == form.Q;
   const bool several = form.A > 1 && (form.K > 1 || form.A > form.Q);
-  const bool bits = sums && form.Q <= 4 * form.A && form.Q * form.size() <= BIT;
+  const i64 times = form.size() == 2 && form.Q > MANY ? 2 : 4;
+  const bool bits = sums && form.Q <= times * form.A && form.Q * form.size() <= BIT;
   return one_row && several && (form.Q < 32 || bits);
 }
 

@@ -13,6 +13,7 @@ namespace normwise { namespace NORMWISE_ISA {
 constexpr i64 TILE = 1 << 19;   // bytes of x that stay in a core's second cache
 constexpr i64 NARROW = 512, WIDE = 1024, VAST = 4096;  // columns of a tile
 constexpr i64 SLIM = 128;     // columns up to which rows are taken in the order of memory
+constexpr i64 NEAR = 8 << 20;  // bytes of x that may be in a cache
 constexpr int ROWS = 8;       // that are worked on at a time: what belongs to columns is read once
 constexpr i64 PANEL = 260;    // rows that are summed in R before they are added to a double
 constexpr i64 FEW = 8;        // rows whose mean the others are measured from
@@ -67,7 +68,9 @@ template <class S> class Tiles {
     const bool steps_of_pages = in_place() || all <= VAST;
     const i64 wish = fits >= WIDE ? WIDE : steps_of_pages ? VAST : fits < NARROW ? NARROW : fits;
     width = least((wish + form.Q - 1) / form.Q * form.Q, all);
-    touch = width <= SLIM && form.x.a == width && form.y.a == width;
+    // From memory, other than from a cache, slim rows come as fast only if they are a line or two.
+    const bool slim = width <= SLIM && (form.bytes() <= NEAR || width * i64(sizeof(S)) <= 2 * LINE);
+    touch = slim && form.x.a == width && form.y.a == width;
     const i64 tiles = form.O * ((all + width - 1) / width);
     alone = threads == 1 || form.given || (tiles >= threads && form.A * width <= 4 * TILE);
   }
