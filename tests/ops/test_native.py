@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from forms import (
     CASES,
     DTYPES,
+    GROUP,
     INSTANCE,
     LAST_TWO,
     Case,
@@ -64,6 +65,8 @@ def check(case: Case, inputs: Inputs, **options: Any) -> None:
     found = natively(case, inputs, **options)
     assert_same(found, outcome(reference.normalize, case, in_float64(inputs), **options))
 
+
+INSTANCE_CASE = next(case for case in CASES if str(case) == "instance")
 
 # -- memory ------------------------------------------------------------------------------------
 
@@ -441,6 +444,51 @@ def test_what_is_no_floating_tensor_is_refused(what):
     with watch() as calls, pytest.raises(NormError, match="takes a floating tensor, received"):
         GroupNorm(2, 4)(NO_FLOATING[what]())
     assert not calls
+
+
+def _zero(shape: tuple[int, ...]) -> Tensor:
+    """Zeros that autograd makes: sizes, and no memory."""
+    return torch._efficientzerotensor(shape)
+
+
+@pytest.mark.parametrize("calls_before", [0, 2])
+@pytest.mark.parametrize("which", ["x", "weight", "residual"])
+def test_zeros_without_memory_are_zeros(which, calls_before):
+    layer, x = GroupNorm(2, 4), INSTANCE_CASE.x()
+    for _ in range(calls_before):
+        layer(x)
+    residual = None
+    if which == "x":
+        x = _zero(x.shape)
+    elif which == "weight":
+        layer.weight = torch.nn.Parameter(_zero((4,)))
+    else:
+        residual = _zero(x.shape)
+    expected = reference.normalize(
+        x, GROUP, weight=layer.weight, bias=layer.bias, sizes={"g": 2}, residual=residual
+    )[0]
+    assert_close(layer(x, residual=residual), expected.double())
+
+
+@pytest.mark.parametrize("which", ["x", "weight"])
+def test_memory_that_was_emptied_is_refused(which):
+    layer, x = GroupNorm(2, 4), INSTANCE_CASE.x()
+    layer(x)
+    (x if which == "x" else layer.weight).untyped_storage().resize_(0)
+    with pytest.raises(NormError, match=f"{which} has .* elements and no memory, .* fill it again"):
+        layer(x)
+
+
+@pytest.mark.parametrize("odd", ["negated", "zero"])
+def test_a_gradient_is_read_as_it_is_meant(odd):
+    x = INSTANCE_CASE.x().requires_grad_()
+    y = GroupNorm(2, 4)(x)
+    gradient = torch.randn(y.shape, dtype=torch.complex64).conj().imag
+    if odd == "zero":
+        gradient = _zero(y.shape)
+    (found,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
+    plain = torch.zeros_like(y).copy_(gradient)
+    assert torch.equal(found, *torch.autograd.grad(y, x, plain))
 
 
 def test_a_sparse_tensor_never_reaches_the_kernels():

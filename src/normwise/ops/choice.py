@@ -66,6 +66,9 @@ def obstacle(kernel: Kernel, of: Operands, given: Moments | None) -> str | None:
     """Why kernels, "native" or "triton", cannot take these tensors, in words; None if they can.
 
     They are handed addresses, so nothing may stand between a tensor and its memory.
+
+    Raises
+        NormError  if a tensor with elements has no memory any more: torch itself would crash.
     """
     x, weight, bias, residual, mask = of[:5]
     if type(x) not in PLAIN:
@@ -91,6 +94,18 @@ def obstacle(kernel: Kernel, of: Operands, given: Moments | None) -> str | None:
             return f"{name} is not a plain tensor on {x.device}"
         if other is not mask and other.dtype not in NUMBERS:
             return f"{name} is {other.dtype}"
+    statistics = (None, None) if given is None else (given.shift, given.var)
+    names = ("x", "weight", "bias", "residual", "mask", "mean", "var")
+    for name, t in zip(names, (*of[:5], *statistics), strict=True):
+        if t is None or not t.numel():
+            continue
+        if t._is_zerotensor():
+            return f"{name} is zero all over, without memory"
+        if type(t) in PLAIN and not t.data_ptr():
+            raise NormError(
+                f"{name} has {t.numel()} elements and no memory, as its storage was emptied: "
+                "fill it again before the call"
+            )
     if residual is not None and residual.shape != x.shape:
         return f"the residual is {tuple(residual.shape)}, and x {tuple(x.shape)}"
     if mask is not None and not (mask.dtype == torch.bool and broadcasts(mask.shape, x.shape)):

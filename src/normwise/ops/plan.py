@@ -194,7 +194,8 @@ def broadcasts(sizes: torch.Size, whole: torch.Size) -> bool:
 
 def like(y: Tensor, other: Tensor) -> Tensor:
     """`other` in y's dtype and where y has its elements; itself if it is so already."""
-    if other.stride() == y.stride() and other.dtype == y.dtype:
+    as_it_is = other.stride() == y.stride() and other.dtype == y.dtype
+    if as_it_is and not other.is_neg() and not other._is_zerotensor():
         return other
     return torch.empty_like(y).copy_(other)
 
